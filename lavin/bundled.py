@@ -1,0 +1,98 @@
+"""Where a model's files are, and whether they can be loaded; torch-free, so that a bad name fails at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lavin import assets_dir
+from lavin.errors import InputError
+from lavin.suggest import unknown
+
+INDEX = "model_index.json"
+TRAINING_RECORD = "training.json"
+"""Beside a model that was trained here: its configuration, and what its definitions never used."""
+COMPONENTS = ("stvae", "jdit")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+LAYOUT = f"a model folder holds {INDEX} and {', '.join(f'{c}/{{config.json, *.safetensors}}' for c in COMPONENTS)}"
+
+
+def bundled_models() -> dict[str, Path]:
+    """Name -> folder of the models that come with the package."""
+    return {index.parent.name: index.parent for index in sorted(assets_dir().glob(f"*/{INDEX}"))}
+
+
+def find_model(name_or_folder: str | Path) -> Path:
+    """Folder of a model, its files checked: everything there, nothing pickled, no file cut short.
+
+    Args:
+        name_or_folder: a bundled model's name, which comes first, or a folder.
+
+    Raises:
+        InputError: unknown name, missing or damaged files, a pickle.
+    """
+    models = bundled_models()
+    if str(name_or_folder) in models:
+        folder = models[str(name_or_folder)]
+    else:
+        folder = Path(name_or_folder)
+    if folder.suffix.lower() in PICKLES and folder.is_file():
+        refuse_pickle(folder)
+    if folder.is_file():
+        raise InputError(f"model {folder} is a file; give its folder: {LAYOUT}")
+    if not folder.is_dir():
+        raise InputError(unknown("model", str(name_or_folder), models) + "; or give a folder that exists")
+    read_index(folder)
+    for component in COMPONENTS:
+        check_component(folder / component)
+    return folder
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The settings in a model's ``model_index.json``."""
+    if not (folder / INDEX).exists():
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in PICKLES:
+                refuse_pickle(path)
+        raise InputError(f"model {folder}: no {INDEX}; {LAYOUT}")
+    return read_json(folder / INDEX)
+
+
+def check_component(folder: Path) -> None:
+    """Refuse a component without configuration, without safetensors, or with damaged ones."""
+    from safetensors import SafetensorError, safe_open
+
+    if not folder.is_dir():
+        raise InputError(f"model {folder.parent}: no {folder.name}/; {LAYOUT}")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in PICKLES:
+                refuse_pickle(path)
+        raise InputError(f"model {folder.parent}: no *.safetensors in {folder.name}/; {LAYOUT}")
+    if not (folder / "config.json").exists():
+        raise InputError(f"model {folder.parent}: no config.json in {folder.name}/; {LAYOUT}")
+    read_json(folder / "config.json")
+    for path in weights:
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: corrupt or truncated safetensors file ({error})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a JSON object is needed, not a {type(content).__name__}")
+    return content
+
+
+def refuse_pickle(path: Path) -> None:
+    raise InputError(
+        f"{path}: pickle checkpoints can run any code when loaded and are refused; convert it to safetensors"
+    )
