@@ -1,0 +1,62 @@
+"""Example and Context: input-target pairs and a query, and how they become one sequence of latent frames.
+
+Knows tensors only: reading folders is ``lavin.data.folders``, encoding to latents is the ST-VAE's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Example(NamedTuple):
+    """One demonstration of a task: both clips float (3, frames, height, width) RGB in [-1, 1]."""
+
+    input: Tensor
+    target: Tensor
+
+
+@dataclass
+class Context:
+    """Examples that share one definition of a task, and a query whose target is wanted.
+
+    Args:
+        pairs: demonstrations, in the order in which the model sees them.
+        query: clip (3, frames, height, width) in [-1, 1].
+    """
+
+    pairs: list[Example]
+    query: Tensor
+
+    def clips(self) -> list[Tensor]:
+        """Clips in the model's order of time: input 1, target 1, ..., input N, target N, query."""
+        return [clip for pair in self.pairs for clip in pair] + [self.query]
+
+
+def condition(pair_latents: Sequence[tuple[Tensor, Tensor]], query_latent: Tensor) -> Tensor:
+    """The clean condition sequence of latent frames: input 1, target 1, ..., input N, target N, query.
+
+    Args:
+        pair_latents: (input, target) latents, each (batch, channels, latent_frames, height, width).
+        query_latent: the query's latent, (batch, channels, latent_frames, height, width).
+
+    Returns:
+        (batch, channels, all latent frames, height, width).
+    """
+    return torch.cat([latent for pair in pair_latents for latent in pair] + [query_latent], dim=2)
+
+
+def unconditional(query_latent: Tensor) -> Tensor:
+    """The condition without a task, for guidance: one all-zero latent frame, then the query (paper's release).
+
+    Args:
+        query_latent: (batch, channels, latent_frames, height, width), already in the J-DiT's scale.
+
+    Returns:
+        (batch, channels, 1 + latent_frames, height, width).
+    """
+    return torch.cat([torch.zeros_like(query_latent[:, :, :1]), query_latent], dim=2)
