@@ -40,6 +40,8 @@ def interpolate(noise: Tensor, data: Tensor, t: Tensor) -> tuple[Tensor, Tensor]
         noise, data: (batch, channels, targets * frames, height, width).
         t: in [0, 1], (batch,), or (batch, targets) for parallel targets.
     """
+    precise = torch.promote_types(t.dtype, data.dtype)  # bfloat16 latents must not round t
+    noise, data, t = noise.to(precise), data.to(precise), t.to(precise)
     return torch.lerp(noise, data, over_frames(t, data)), data - noise
 
 

@@ -1,0 +1,259 @@
+"""Training configurations: a dataclass per concern, checked when built; YAML sets values, `key=value` overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from lavin.errors import InputError
+from lavin.suggest import unknown
+
+
+@dataclass
+class RunConfig:
+    """How long, where and in what precision a run trains."""
+
+    output_dir: str = "runs/run"
+    """Checkpoints, logs and the exported model go here; a run found here is resumed."""
+    seed: int = 0
+    """Data, noise and initial weights are functions of (seed, step, rank)."""
+    max_steps: int = 1000
+    """Optimizer steps in all, earlier ones of a resumed run included."""
+    batch_size: int = 32
+    """Sequences (J-DiT) or pictures (ST-VAE) of one process in one forward pass."""
+    accumulation: int = 1
+    """Forward passes an optimizer step."""
+    precision: str = "bf16"
+    """``bf16`` (autocast) or ``fp32``; weights, norms, EMA and optimizer are float32 in both."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    ema_decay: float = 0.9999
+    """Decay of the averaged weights, warmed up as (1 + step)^(-2/3) (thesis: 0.9999)."""
+    log_every: int = 20
+    """Steps between log lines; the loss logged is the mean over them."""
+    validate_every: int = 500
+    """Steps between validations and picture panels; 0 for none."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the last step has one in any case."""
+    keep_checkpoints: int = 2
+    """Older checkpoints are removed."""
+    overfit_batch: bool = False
+    """Sanity run: train on the first batch for ever; a healthy set-up drives its loss to near zero."""
+
+    def __post_init__(self):
+        check_positive(
+            self, "max_steps", "batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"
+        )
+        if self.precision not in ("bf16", "fp32"):
+            raise InputError(f"run.precision is '{self.precision}'; it must be 'bf16' or 'fp32'")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"run.ema_decay is {self.ema_decay}; it must be in [0, 1)")
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its schedule: linear warm-up, constant, linear decay to zero at the end."""
+
+    learning_rate: float = 1e-4
+    """Peak (thesis, stage 1: 1e-4)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """(thesis)"""
+    weight_decay: float = 0.01
+    """(thesis)"""
+    warmup_steps: int = 0
+    """Steps of linear warm-up (thesis: none)."""
+    decay_steps: int = 0
+    """Steps of linear decay to zero before ``max_steps``."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm (thesis)."""
+
+    def __post_init__(self):
+        check_positive(self, "learning_rate", "max_grad_norm")
+
+
+@dataclass
+class ScenesConfig:
+    """Procedural scenes that a run trains on."""
+
+    size: int = 64
+    """Side of the pictures, pixels; a multiple of 16."""
+    train_scenes: int = 8000
+    """Scenes in memory, from which pictures and contexts are drawn."""
+    validation_scenes: int = 500
+    """Scenes of the held-out split, for validation."""
+
+    def __post_init__(self):
+        check_positive(self, "size", "train_scenes", "validation_scenes")
+        if self.size % 16:
+            raise InputError(f"scenes.size is {self.size}; it must be a multiple of 16 (8 of the ST-VAE, 2 of a patch)")
+
+
+@dataclass
+class TasksConfig:
+    """Which tasks are trained, and what their definitions never use."""
+
+    weights: dict[str, float] = field(default_factory=dict)
+    """Task name -> how often it is drawn, relative to the others; empty for all tasks equally."""
+    held_out_classes: list[str] = field(default_factory=list)
+    """Class names that no definition of the training selects."""
+    held_out_colours: list[str] = field(default_factory=list)
+    """Colour names likewise."""
+    held_out_palettes: list[Any] = field(default_factory=list)
+    """8-bit RGB triples that no definition draws with."""
+
+    def probabilities(self) -> dict[str, float]:
+        """Task name -> probability.
+
+        Raises:
+            InputError: an unknown task (the message suggests the nearest), a negative weight, or none above zero.
+        """
+        from lavin.tasks import REGISTRY
+
+        for name, weight in self.weights.items():
+            if name not in REGISTRY:
+                raise InputError(f"tasks.weights: {unknown('task', name, REGISTRY)}")
+            if weight < 0:
+                raise InputError(f"tasks.weights.{name} is {weight}; it must not be negative")
+        weights = dict(self.weights) or dict.fromkeys(REGISTRY, 1.0)
+        total = sum(weights.values())
+        if not total:
+            raise InputError("tasks.weights are all zero; give at least one task a weight")
+        return {name: weight / total for name, weight in weights.items() if weight}
+
+    def held_out(self):
+        """The same as the tasks' own record."""
+        from lavin.tasks import HeldOut
+
+        palettes = tuple(tuple(int(level) for level in rgb) for rgb in self.held_out_palettes)
+        return HeldOut(tuple(self.held_out_classes), tuple(self.held_out_colours), palettes)
+
+
+@dataclass
+class CacheConfig:
+    """Contexts whose latents are computed once, before the J-DiT trains."""
+
+    contexts: int = 10000
+    """Contexts of the training split."""
+    validation_contexts: int = 256
+    """Contexts of the held-out split."""
+    pairs: int = 8
+    """Pairs of each; every visit draws ``train_pairs`` of them in a new order."""
+
+    def __post_init__(self):
+        check_positive(self, "contexts", "validation_contexts", "pairs")
+
+
+@dataclass
+class STVAEConfig:
+    """Training of the ST-VAE on pictures: `train/stvae.py`."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    model: dict[str, Any] = field(default_factory=dict)
+    """Arguments of ``STVAE``."""
+    pictures: int = 24000
+    """Training pictures: half photos, half painted labels."""
+    l1_weight: float = 0.0
+    """Weight of the mean absolute error beside the mean squared error."""
+    kl_weight: float = 1e-6
+    """Weight of the KL divergence to the standard normal, per latent element."""
+
+    def __post_init__(self):
+        check_positive(self, "pictures")
+
+
+@dataclass
+class PretrainConfig:
+    """Training of the J-DiT by flow matching: `train/pretrain.py`."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    model: dict[str, Any] = field(default_factory=dict)
+    """Arguments of ``JDiT``."""
+    stvae: str = "lavin-tiny"
+    """The frozen ST-VAE: a bundled model's name, a pipeline folder or an ST-VAE folder."""
+    train_pairs: int = 5
+    """Pairs of a training sequence; a causal model has each as a target, so it sees contexts of 0 to this - 1."""
+    context_dropout: float = 0.1
+    """Chance that a sequence of a ``full`` model loses its pairs (thesis: 0.1); causal models train that anyway."""
+    l1_weight: float = 0.0
+    """Weight of the mean absolute error of the velocity (release: 0.1)."""
+    export_dtype: str = "float32"
+    """Precision of the exported model's files: ``float32``, ``float16`` or ``bfloat16``."""
+
+    def __post_init__(self):
+        check_positive(self, "train_pairs")
+        if self.export_dtype not in ("float32", "float16", "bfloat16"):
+            raise InputError(f"export_dtype is '{self.export_dtype}'; it must be float32, float16 or bfloat16")
+        if self.train_pairs > self.cache.pairs:
+            raise InputError(f"train_pairs is {self.train_pairs}; the cache holds contexts of {self.cache.pairs} pairs")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse values that are not above zero, by name."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise InputError(f"{type(config).__name__}.{name} is {getattr(config, name)}; it must be above 0")
+
+
+Config = TypeVar("Config", STVAEConfig, PretrainConfig)
+
+
+def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and `key=value` overrides into a checked dataclass.
+
+    Args:
+        schema: ``STVAEConfig`` or ``PretrainConfig``.
+        path: a YAML file that sets values only.
+        overrides: e.g. ``run.max_steps=100``.
+
+    Raises:
+        InputError: missing file, unknown key (the nearest is suggested), or a value of the wrong kind.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"config {path}: no such file")
+    for override in overrides:
+        if "=" not in override:
+            raise InputError(f"'{override}' is no override; write key=value, e.g. run.max_steps=100")
+    try:
+        values = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        raise InputError(f"config {path}: {str(error).splitlines()[0]}") from error
+    refuse_unknown_keys(schema, OmegaConf.to_container(values), str(path))
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    except InputError:
+        raise
+    except (ConfigKeyError, OmegaConfBaseException) as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from error
+        raise InputError(f"config {path}: {str(error).splitlines()[0]} ({getattr(error, 'full_key', '')})") from error
+
+
+def refuse_unknown_keys(schema: type, values: Any, path: str, prefix: str = "") -> None:
+    """Raise for the first key that the dataclass does not have; free-form dictionaries may hold any."""
+    if not isinstance(values, dict):
+        raise InputError(f"config {path}: {prefix.rstrip('.') or 'it'} must be a mapping of keys to values")
+    fields = {entry.name: entry for entry in dataclasses.fields(schema)}
+    for key, value in values.items():
+        if key not in fields:
+            raise InputError(f"config {path}: {unknown('key', f'{prefix}{key}', [prefix + name for name in fields])}")
+        nested = fields[key].default_factory
+        if dataclasses.is_dataclass(nested):
+            refuse_unknown_keys(nested, value, path, f"{prefix}{key}.")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The resolved configuration, JSON-able: it is saved in every checkpoint."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,135 @@
+"""Contexts whose latents are computed once: what the J-DiT trains on, so that the ST-VAE is out of the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lavin.data.mixture import Episode, Pool, draw_context
+from lavin.models.stvae import STVAE
+from lavin.training.config import TasksConfig
+
+ENCODE_BATCH = 64
+
+
+@dataclass
+class LatentCache:
+    """Latents of contexts in the J-DiT's scale, half precision.
+
+    Args:
+        inputs, targets: (contexts, pairs, channels, latent_frames, height, width).
+        task_ids: (contexts,) index into ``tasks``.
+        tasks: names.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    task_ids: Tensor
+    tasks: list[str]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def sequences(self, rng: np.random.Generator, batch_size: int, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw contexts, and of each some pairs in random order.
+
+        Returns:
+            Condition x1 y1 ... xn, without the last target: (batch, channels, (2 n - 1) * frames, height, width);
+            all targets y1 ... yn: (batch, channels, n * frames, height, width); task ids (batch,).
+        """
+        chosen = rng.integers(0, len(self), batch_size)
+        order = rng.permuted(np.tile(np.arange(self.inputs.shape[1]), (batch_size, 1)), axis=1)[:, :pairs]
+        x, y = (latents[chosen[:, None], order].float() for latents in (self.inputs, self.targets))
+        clips = torch.stack((x, y), dim=2).flatten(1, 2)  # (batch, 2 n, channels, frames, height, width)
+        condition = clips[:, :-1].transpose(1, 2).flatten(2, 3)
+        return condition, y.transpose(1, 2).flatten(2, 3), self.task_ids[chosen]
+
+
+class LatentWriter:
+    """Encodes pictures in batches and remembers photos, which many contexts share."""
+
+    def __init__(self, stvae: STVAE, dtype: torch.dtype = torch.float16):
+        self.stvae, self.dtype = stvae, dtype
+        self.photos: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def encode(self, clips: list[Tensor]) -> list[Tensor]:
+        """Clips (3, frames, height, width) -> latents in the J-DiT's scale."""
+        latents: list[Tensor] = []
+        for start in range(0, len(clips), ENCODE_BATCH):
+            batch = torch.stack(clips[start : start + ENCODE_BATCH]).to(self.stvae.device)
+            latents += self.stvae.to_latent(batch).cpu().to(self.dtype).unbind()
+        return latents
+
+    def encode_episodes(self, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
+        """Input and target latents of all pairs and the query: two (episodes, pairs + 1, channels, f, h, w)."""
+        examples = [example for episode in episodes for example in (*episode.pairs, episode.query)]
+        samples = [sample for episode in episodes for sample in (*episode.pair_samples, episode.query_sample)]
+        clips: dict[str, Tensor] = {}
+        names: list[str] = []
+        for number, (example, sample) in enumerate(zip(examples, samples, strict=True)):
+            photo = sample.rgb()
+            for role, clip in zip(("input", "target"), example, strict=True):
+                is_photo = torch.equal(clip, photo)
+                names.append(sample.id if is_photo else f"{number} {role}")
+                if names[-1] not in self.photos:
+                    clips[names[-1]] = clip
+        encoded = dict(zip(clips, self.encode(list(clips.values())), strict=True))
+        photos = {sample.id for sample in samples}
+        self.photos.update({name: latent for name, latent in encoded.items() if name in photos})
+        latents = torch.stack([self.photos[name] if name in self.photos else encoded[name] for name in names])
+        latents = latents.unflatten(0, (len(episodes), -1, 2))
+        return latents[:, :, 0], latents[:, :, 1]
+
+
+def build_cache(stvae: STVAE, pool: Pool, tasks: TasksConfig, contexts: int, pairs: int, seed: int) -> LatentCache:
+    """Draw contexts of ``pairs`` examples and encode them with the mean of the ST-VAE's posterior."""
+    chances = tasks.probabilities()
+    names = list(chances)
+    task_ids = np.random.default_rng((seed, contexts)).choice(len(names), contexts, p=list(chances.values()))
+    writer = LatentWriter(stvae)
+    parts = []
+    for start in tqdm(range(0, contexts, 32), desc="caching latents", disable=None):
+        numbers = range(start, min(start + 32, contexts))
+        episodes = [
+            draw_context(
+                pool, names[task_ids[n]], pairs - 1, np.random.default_rng((seed, n)), held_out=tasks.held_out()
+            )
+            for n in numbers
+        ]
+        parts.append(writer.encode_episodes(episodes))
+    inputs, targets = (torch.cat(part) for part in zip(*parts, strict=True))
+    return LatentCache(inputs, targets, torch.from_numpy(task_ids), names)
+
+
+def load_or_build(path: Path, key: dict, build) -> LatentCache:
+    """The cache at ``path`` if it was made from the same ``key`` (ST-VAE, scenes, tasks), else a new one put there."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = path.with_name(f"{path.name}-{digest}.safetensors")
+    if not path.exists():
+        cache = build()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".partial")
+        tensors = {"inputs": cache.inputs, "targets": cache.targets, "task_ids": cache.task_ids}
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, aside, {"tasks": json.dumps(cache.tasks)}
+        )
+        aside.rename(path)
+    return LatentCache(**load_file(path), tasks=list(key["tasks"]))
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """A short hash of a model's weights: latents are those of one ST-VAE only."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

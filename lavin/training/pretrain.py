@@ -1,0 +1,180 @@
+"""Training of the J-DiT: flow matching on contexts, their latents computed once and cached."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lavin import context, flow
+from lavin.bundled import TRAINING_RECORD, bundled_models
+from lavin.data.mixture import Episode, Pool, draw_context
+from lavin.data.scenes import Scenes
+from lavin.errors import InputError
+from lavin.models.jdit import JDiT
+from lavin.models.stvae import STVAE
+from lavin.pipeline import LavinPipeline
+from lavin.training.config import PretrainConfig, to_dict
+from lavin.training.latents import LatentCache, build_cache, fingerprint, load_or_build
+from lavin.training.panels import grid, to_uint8
+from lavin.training.trainer import Trainer, numpy_rng, torch_rng
+
+PANEL_STEPS = 10
+VALIDATION_SEED = 1_000_003
+"""Fixed draws of the validation: the same contexts, timesteps and noise at every step."""
+
+
+def load_stvae(name_or_folder: str) -> STVAE:
+    """The frozen ST-VAE: of a bundled model, of a pipeline folder, or on its own.
+
+    Raises:
+        InputError: nothing of that name.
+    """
+    folder = bundled_models().get(name_or_folder, Path(name_or_folder))
+    folder = folder / "stvae" if (folder / "stvae").is_dir() else folder
+    if not (folder / "config.json").is_file():
+        known = ", ".join(bundled_models()) or "none"
+        raise InputError(f"stvae: no ST-VAE in '{name_or_folder}'; give a folder or a bundled model ({known})")
+    return STVAE.from_pretrained(folder, use_safetensors=True).float().eval().requires_grad_(False)
+
+
+def caches(config: PretrainConfig, stvae: STVAE, folder: Path) -> tuple[LatentCache, LatentCache]:
+    """Training and validation latents; each is built once and found again by what it depends on."""
+    found = []
+    for split, contexts, scenes in (
+        ("train", config.cache.contexts, config.scenes.train_scenes),
+        ("validation", config.cache.validation_contexts, config.scenes.validation_scenes),
+    ):
+        key = {
+            "tasks": list(config.tasks.probabilities()),
+            "config": [to_dict(config.tasks), config.cache.pairs, contexts, scenes, config.scenes.size],
+            "split": split,
+            "seed": config.run.seed,
+            "stvae": fingerprint(stvae),
+        }
+
+        def build(split=split, contexts=contexts, scenes=scenes) -> LatentCache:
+            pool = Pool(Scenes(split, size=config.scenes.size), range(scenes))
+            return build_cache(stvae, pool, config.tasks, contexts, config.cache.pairs, config.run.seed)
+
+        found.append(load_or_build(folder / f"latents-{split}", key, build))
+    return found[0], found[1]
+
+
+def sequence_loss(
+    model: torch.nn.Module,
+    condition: Tensor,
+    targets: Tensor,
+    pairs: int,
+    causal: bool,
+    generator: torch.Generator,
+    config: PretrainConfig,
+    drop: bool = False,
+) -> Tensor:
+    """Flow-matching loss of a batch of sequences, one number per target.
+
+    Args:
+        condition: x1 y1 ... xn, (batch, channels, (2 n - 1) * frames, height, width).
+        targets: y1 ... yn, (batch, channels, n * frames, height, width).
+        causal: train all n targets in parallel; otherwise the last one, or with ``drop`` that without its pairs.
+
+    Returns:
+        (batch, pairs) for causal models, (batch,) for full ones.
+    """
+    if causal:
+        t = flow.draw_timesteps((len(targets), pairs), generator, targets.device)
+        return flow.loss(model, condition, targets, t, generator, config.l1_weight)
+    frames = targets.shape[2] // pairs
+    if drop:
+        condition = context.unconditional(condition[:, :, -frames:])
+    t = flow.draw_timesteps(len(targets), generator, targets.device)
+    return flow.loss(model, condition, targets[:, :, -frames:], t, generator, config.l1_weight)
+
+
+def validation_loss(model: JDiT, cache: LatentCache, config: PretrainConfig, device: torch.device) -> dict[str, float]:
+    """Mean loss over the held-out contexts at fixed timesteps and noise, and by task with the most pairs."""
+    causal = model.config.attention == "causal"
+    losses: dict[str, list[float]] = {}
+    for number in range(max(1, len(cache) // config.run.batch_size)):
+        rng = numpy_rng(VALIDATION_SEED, number, 0)
+        condition, targets, task_ids = cache.sequences(rng, config.run.batch_size, config.train_pairs)
+        generator = torch_rng(VALIDATION_SEED, number, 0, device)
+        loss = sequence_loss(
+            model, condition.to(device), targets.to(device), config.train_pairs, causal, generator, config
+        )
+        losses.setdefault("loss", []).extend(loss.flatten().tolist())
+        last = loss[:, -1] if causal else loss
+        for task_id, value in zip(task_ids, last.tolist(), strict=True):
+            losses.setdefault(f"loss_{cache.tasks[int(task_id)]}", []).append(value)
+    return {name: float(np.mean(values)) for name, values in losses.items()}
+
+
+def panel(pipeline: LavinPipeline, episodes: list[Episode], guidance_scale: float) -> Tensor:
+    """Rows of context | query | prediction | truth."""
+    rows = []
+    for episode in episodes:
+        out = pipeline(
+            context=episode.pairs,
+            query=episode.query.input,
+            num_inference_steps=PANEL_STEPS,
+            guidance_scale=guidance_scale,
+            generator=torch.Generator().manual_seed(0),
+            output_type="pt",
+        )
+        clips = [clip for pair in episode.pairs for clip in pair]
+        shown = [*clips, episode.query.input, out.images[0], episode.target]
+        rows.append([to_uint8(clip)[:, 0] for clip in shown])
+    return grid(rows)
+
+
+def train(config: PretrainConfig) -> Path:
+    """Train a J-DiT and export it with its ST-VAE.
+
+    Returns:
+        Folder of the model: ``LavinPipeline.from_pretrained`` and ``lavin infer --model`` read it.
+    """
+    torch.manual_seed(config.run.seed)
+    stvae = load_stvae(config.stvae)
+    folder = Path(config.run.output_dir)
+    jdit = JDiT(**{"latent_channels": stvae.config.latent_channels, **config.model})
+    chances = config.tasks.probabilities()
+    training, validation = caches(config, stvae, folder)
+    trainer = Trainer(jdit, config.run, config.optimizer, to_dict(config))
+    device = trainer.accelerator.device
+    causal = jdit.config.attention == "causal"
+    pool = Pool(Scenes("validation", size=config.scenes.size), range(config.scenes.validation_scenes))
+    episodes = [draw_context(pool, name, 4, np.random.default_rng(VALIDATION_SEED)) for name in chances]
+    most_pairs = config.train_pairs - causal
+    pipeline = LavinPipeline(stvae, trainer.bare_model, sample_size=config.scenes.size, max_pairs=most_pairs)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def compute_loss(model, rng, generator):
+        pairs = config.train_pairs if causal else int(rng.integers(1, config.train_pairs)) + 1
+        condition, targets, _ = training.sequences(rng, config.run.batch_size, pairs)
+        drop = not causal and rng.random() < config.context_dropout
+        condition, targets = condition.to(device), targets.to(device)
+        loss = sequence_loss(model, condition, targets, pairs, causal, generator, config, drop)
+        logs = {}
+        if causal:
+            logs = {"loss_no_pairs": loss[:, 0].mean().detach(), "loss_most_pairs": loss[:, -1].mean().detach()}
+        return loss.mean(), logs
+
+    def validate(step):
+        model = trainer.bare_model
+        with trainer.accelerator.autocast():
+            values = validation_loss(model, validation, config, device)
+            shown = panel(pipeline, episodes, guidance_scale=1.5)
+        return values, {"context | query | prediction | truth": shown}
+
+    trainer.fit(compute_loss, validate)
+    trainer.ema.copy_to(trainer.weights)
+    if trainer.accelerator.is_main_process:
+        pipeline.to(dtype=getattr(torch, config.export_dtype)).save_pretrained(folder / "pipeline")
+        held_out = {f"held_out_{kind}": names for kind, names in asdict(config.tasks.held_out()).items()}
+        record = {"steps": trainer.step, **held_out, "config": to_dict(config)}
+        (folder / "pipeline" / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    return folder / "pipeline"

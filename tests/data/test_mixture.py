@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+
+from lavin.data.mixture import Pool, draw_context
+from lavin.data.scenes import Scenes
+from lavin.tasks import REGISTRY, HeldOut
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return Pool(Scenes("train", size=32), range(150))
+
+
+@pytest.mark.parametrize("task", sorted(REGISTRY))
+def test_pairs_and_query_share_a_definition_and_are_different_samples(pool, task):
+    for seed in range(3):
+        episode = draw_context(pool, task, 3, np.random.default_rng(seed))
+        samples = [*episode.pair_samples, episode.query_sample]
+        assert len({sample.id for sample in samples}) == 4
+        assert all(episode.task.accepts(sample, episode.definition) for sample in samples)
+        for example, sample in zip([*episode.pairs, episode.query], samples, strict=True):
+            painted = episode.task.paint(episode.task.label(sample, episode.definition), episode.definition)
+            assert torch.equal(example.target, painted)
+
+
+@pytest.mark.parametrize("task", sorted(REGISTRY))
+def test_equal_seeds_draw_equal_contexts(pool, task):
+    first, second = (draw_context(pool, task, 2, np.random.default_rng(5)) for _ in range(2))
+    assert first.definition == second.definition
+    assert all(map(torch.equal, first.context.clips(), second.context.clips()))
+
+
+def test_contexts_are_nested(pool):
+    for task in ("depth", "foreground", "inpainting"):
+        short, long = (draw_context(pool, task, pairs, np.random.default_rng(3)) for pairs in (2, 5))
+        if short.definition != long.definition:  # the short one's class was too rare for five pairs
+            continue
+        assert torch.equal(short.query.input, long.query.input)
+        assert all(
+            torch.equal(a, b)
+            for s, o in zip(short.pairs, long.pairs[:2], strict=True)
+            for a, b in zip(s, o, strict=True)
+        )
+
+
+def test_held_out_names_are_never_drawn(pool):
+    held_out = HeldOut(classes=("sphere", "box"), colours=("red",), palettes=((255, 0, 0),))
+    for seed in range(40):
+        definition = draw_context(pool, "foreground", 1, np.random.default_rng(seed), held_out=held_out).definition
+        assert definition.class_name not in held_out.classes
+        assert definition.colour not in held_out.colours
+        assert not {definition.foreground_rgb, definition.background_rgb} & set(held_out.palettes)
+
+
+def test_a_pool_too_small_is_an_error():
+    pool = Pool(Scenes("train", size=32), range(3))
+    with pytest.raises(ValueError, match="no definition fits 5 of the 3 samples"):
+        draw_context(pool, "depth", 4, np.random.default_rng(0))
+
+
+def test_training_and_validation_scenes_never_meet():
+    train, validation = (Pool(Scenes(split, size=32), range(5)) for split in ("train", "validation"))
+    assert not any(torch.equal(a.clip, b.clip) for a in train for b in validation)

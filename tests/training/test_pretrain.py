@@ -1,0 +1,170 @@
+"""The J-DiT's training, on tiny models and few scenes: resume, parallel targets, overfitting, caches."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lavin import config_dir, flow
+from lavin.data.mixture import Pool, draw_context
+from lavin.data.scenes import Scenes
+from lavin.errors import InputError
+from lavin.models.jdit import JDiT
+from lavin.models.stvae import STVAE
+from lavin.pipeline import LavinPipeline
+from lavin.training import checkpoint
+from lavin.training.config import PretrainConfig, load_config
+from lavin.training.latents import LatentCache, build_cache
+from lavin.training.pretrain import load_stvae, sequence_loss, train
+
+SMALL = [
+    "run.batch_size=2", "run.validate_every=0", "run.precision=fp32", "run.log_every=1", "scenes.size=32",
+    "scenes.train_scenes=60", "scenes.validation_scenes=60", "cache.contexts=6", "cache.validation_contexts=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stvae(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("stvae")
+    STVAE(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return Pool(Scenes("train", size=32), range(60))
+
+
+def config(folder, stvae, *overrides):
+    values = [*SMALL, f"run.output_dir={folder}", f"stvae={stvae}", *overrides]
+    return load_config(PretrainConfig, config_dir() / "pretrain/debug.yaml", values)
+
+
+def weights(folder):
+    return torch.load(checkpoint.steps(folder / "checkpoints")[-1] / checkpoint.STATE, weights_only=True)
+
+
+def test_two_steps_a_checkpoint_and_two_more_equal_four(tmp_path, stvae):
+    train(config(tmp_path / "whole", stvae, "run.max_steps=4"))
+    train(config(tmp_path / "halves", stvae, "run.max_steps=2"))
+    train(config(tmp_path / "halves", stvae, "run.max_steps=4"))
+    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
+    for name, value in whole["model"].items():
+        assert torch.equal(value, halves["model"][name]), name
+    for ours, theirs in zip(whole["ema"]["shadow_params"], halves["ema"]["shadow_params"], strict=True):
+        assert torch.equal(ours, theirs)
+    record = json.loads((checkpoint.steps(tmp_path / "halves" / "checkpoints")[-1] / checkpoint.RECORD).read_text())
+    assert record["step"] == 4
+    assert record["config"]["run"]["max_steps"] == 4
+
+
+def test_exported_model_is_the_average_and_loads(tmp_path, stvae):
+    folder = train(config(tmp_path, stvae, "run.max_steps=3"))
+    state = weights(tmp_path)
+    loaded = LavinPipeline.from_pretrained(folder).jdit
+    averages = state["ema"]["shadow_params"]
+    for average, weight in zip(averages, loaded.parameters(), strict=True):
+        torch.testing.assert_close(average, weight.data)
+    moved = [
+        not torch.equal(average, state["model"][name]) for average, name in zip(averages, state["model"], strict=False)
+    ]
+    assert any(moved)
+
+
+def test_a_torn_checkpoint_is_not_taken_for_whole(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {"x": torch.tensor(step)}, {}, keep=2)
+    (tmp_path / "step-00000002" / checkpoint.RECORD).unlink()
+    assert checkpoint.load_latest(tmp_path)[0] == 1
+    (tmp_path / "step-00000001" / checkpoint.STATE).write_bytes(b"torn")
+    with pytest.raises(InputError, match="step-00000001 is damaged"):
+        checkpoint.load_latest(tmp_path)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    for step in range(5):
+        checkpoint.save(tmp_path, step, {}, {}, keep=2)
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step-00000003", "step-00000004"]
+
+
+def test_a_run_of_another_model_is_not_overwritten(tmp_path, stvae):
+    train(config(tmp_path, stvae, "run.max_steps=1"))
+    before = weights(tmp_path)
+    with pytest.raises(InputError, match="another model"):
+        train(config(tmp_path, stvae, "run.max_steps=2", "model.hidden_size=32"))
+    assert all(torch.equal(value, before["model"][name]) for name, value in weights(tmp_path)["model"].items())
+
+
+def test_cached_latents_equal_fresh_ones_and_pairs_share_a_definition(stvae, pool):
+    vae = load_stvae(str(stvae))
+    settings = config("unused", stvae, "tasks.weights={depth: 1, inpainting: 1, foreground: 1}").tasks
+    cache = build_cache(vae, pool, settings, contexts=5, pairs=3, seed=7)
+    assert len(cache) == 5
+    for number in range(5):
+        name = cache.tasks[int(cache.task_ids[number])]
+        episode = draw_context(pool, name, 2, np.random.default_rng((7, number)))
+        for pair, example in enumerate([*episode.pairs, episode.query]):
+            for latents, clip in zip((cache.inputs, cache.targets), example, strict=True):
+                fresh = vae.to_latent(clip[None])[0]
+                torch.testing.assert_close(latents[number, pair].float(), fresh, atol=2e-3, rtol=2e-3)  # stored in fp16
+
+
+def test_sequences_keep_inputs_beside_their_targets():
+    inputs = torch.arange(12.0).view(2, 6, 1, 1, 1, 1)
+    cache = LatentCache(inputs, inputs + 100, torch.tensor([0, 1]), ["depth", "edges"])
+    condition, targets, task_ids = cache.sequences(np.random.default_rng(0), 8, 3)
+    condition, targets = condition.flatten(1), targets.flatten(1)
+    assert condition.shape == (8, 5) and targets.shape == (8, 3)
+    assert torch.equal(condition[:, 0::2] + 100, targets)
+    assert torch.equal(condition[:, 1::2], targets[:, :-1])
+    assert all(len(set(row.tolist())) == 3 for row in targets)
+    assert torch.equal(condition[:, 0] // 6, task_ids.float())
+    assert len({tuple(row.tolist()) for row in targets}) > 4
+
+
+def test_parallel_loss_is_the_mean_over_separate_sequences(stvae):
+    """x1 y1 ... xn with all noised targets: each target's loss is that of its own sequence."""
+    torch.manual_seed(0)
+    model = JDiT(latent_channels=4, hidden_size=48, num_layers=2, num_heads=4, attention="causal").double()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    pairs = 4
+    x, y = torch.randn(2, 2, 4, pairs, 4, 4, dtype=torch.float64)
+    condition = torch.stack((x, y), dim=3).flatten(2, 3)[:, :, :-1]
+    settings = config("unused", stvae)
+    together = sequence_loss(model, condition, y, pairs, True, torch.Generator().manual_seed(1), settings)
+    generator = torch.Generator().manual_seed(1)
+    t = flow.draw_timesteps((2, pairs), generator)
+    noise = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    for i in range(pairs):
+        noisy, velocity = flow.interpolate(noise[:, :, i : i + 1], y[:, :, i : i + 1], t[:, i])
+        error = model(noisy, t[:, i], condition[:, :, : 2 * i + 1]) - velocity
+        torch.testing.assert_close(together[:, i], error.square().mean(dim=(1, 2, 3, 4)), atol=1e-5, rtol=0)
+
+
+def test_a_tiny_model_overfits_one_batch(tmp_path, stvae):
+    run = ["run.overfit_batch=true", "run.max_steps=150", "run.checkpoint_every=150", "optimizer.learning_rate=3e-3"]
+    losses = []
+    original = flow.loss
+
+    def recording(*args, **kwargs):
+        losses.append(original(*args, **kwargs))
+        return losses[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "loss", recording)
+        train(config(tmp_path, stvae, *run, "tasks.weights={depth: 1}"))
+    first, last = (torch.cat([loss.detach().flatten() for loss in part]).mean() for part in (losses[:10], losses[-30:]))
+    assert last < 0.6 * first
+
+
+def test_full_models_train_too(tmp_path, stvae):
+    folder = train(config(tmp_path, stvae, "run.max_steps=2", "model.attention=full", "context_dropout=0.5"))
+    assert LavinPipeline.from_pretrained(folder).jdit.config.attention == "full"
+
+
+def test_missing_stvae_is_named(stvae, tmp_path):
+    with pytest.raises(InputError, match="no ST-VAE in 'nowhere'"):
+        train(config(tmp_path, "nowhere"))

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+
+from lavin import config_dir
+from lavin.data.mixture import Pool
+from lavin.data.scenes import Scenes
+from lavin.models.stvae import STVAE
+from lavin.training.config import STVAEConfig, load_config
+from lavin.training.stvae import as_clips, kl_divergence, psnr, train, training_pictures
+
+
+def test_kl_equals_the_library():
+    mean, logvar = torch.randn(3, 4, 1, 2, 2), torch.randn(3, 4, 1, 2, 2)
+    library = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, (logvar / 2).exp()), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(kl_divergence(mean, logvar), library.mean())
+
+
+def test_psnr_equals_a_textbook_loop():
+    pictures = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    off = {"offset": 9}
+
+    class Shifted:
+        def __call__(self, clip):
+            return type("Output", (), {"sample": clip + off["offset"] / 127.5})()
+
+    values = []
+    for picture in pictures.numpy().astype(np.float64):
+        error = np.minimum(picture + off["offset"], 255) - picture
+        values.append(10 * np.log10(255**2 / (error**2).mean()))
+    assert psnr(Shifted(), pictures) == pytest.approx(np.mean(values), abs=1e-3)
+
+
+def test_training_pictures_are_photos_and_painted_labels():
+    pool = Pool(Scenes("train", size=32), range(60))
+    settings = load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", ["tasks.weights={edges: 1}"]).tasks
+    pictures = training_pictures(pool, settings, 10, seed=0)
+    photos = {sample.clip[0].permute(2, 0, 1).numpy().tobytes() for sample in pool}
+    assert all(picture.numpy().tobytes() in photos for picture in pictures[:5])
+    assert all(set(picture.unique().tolist()) <= {0, 255} for picture in pictures[5:])
+
+
+def test_run_beats_its_linear_codec_and_measures_its_latents(tmp_path):
+    overrides = [
+        f"run.output_dir={tmp_path}", "run.max_steps=120", "run.validate_every=0", "run.log_every=40",
+        "run.precision=fp32", "run.batch_size=8", "run.ema_decay=0.5", "optimizer.learning_rate=1e-3",
+        "scenes.size=32", "scenes.train_scenes=60", "scenes.validation_scenes=60",
+    ]  # fmt: skip
+    folder = train(load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", overrides))
+    stvae = STVAE.from_pretrained(folder)
+    pictures = torch.stack([sample.clip[0].permute(2, 0, 1) for sample in Pool(Scenes("train", size=32), range(60))])
+    for layer in (stvae.encoder.conv_out, stvae.decoder.conv_out):
+        assert layer.weight.abs().max() > 0
+    trained = psnr(stvae, pictures)
+    for layer in (stvae.encoder.conv_out, stvae.decoder.conv_out):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    assert trained > psnr(stvae, pictures)
+    latents = STVAE.from_pretrained(folder).to_latent(as_clips(pictures))
+    assert latents.std() == pytest.approx(1, abs=0.3)
+    assert latents.mean().abs() < 0.3
