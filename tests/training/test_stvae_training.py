@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -42,22 +44,19 @@ def test_training_pictures_are_photos_and_painted_labels():
     assert all(set(picture.unique().tolist()) <= {0, 255} for picture in pictures[5:])
 
 
-def test_run_beats_its_linear_codec_and_measures_its_latents(tmp_path):
+def test_run_improves_on_its_linear_codec_and_measures_its_latents(tmp_path, capsys):
+    """On one batch for ever: training starts where the linear codec ends and leaves it behind."""
     overrides = [
-        f"run.output_dir={tmp_path}", "run.max_steps=120", "run.validate_every=0", "run.log_every=40",
-        "run.precision=fp32", "run.batch_size=8", "run.ema_decay=0.5", "optimizer.learning_rate=1e-3",
+        f"run.output_dir={tmp_path}", "run.max_steps=60", "run.validate_every=0", "run.log_every=1",
+        "run.precision=fp32", "run.batch_size=8", "run.overfit_batch=true", "optimizer.learning_rate=3e-3",
         "scenes.size=32", "scenes.train_scenes=60", "scenes.validation_scenes=60",
     ]  # fmt: skip
     folder = train(load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", overrides))
+    losses = [float(value) for value in re.findall(r"mse ([0-9.e-]+)", capsys.readouterr().out)]
+    assert len(losses) == 60
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:3])
     stvae = STVAE.from_pretrained(folder)
     pictures = torch.stack([sample.clip[0].permute(2, 0, 1) for sample in Pool(Scenes("train", size=32), range(60))])
-    for layer in (stvae.encoder.conv_out, stvae.decoder.conv_out):
-        assert layer.weight.abs().max() > 0
-    trained = psnr(stvae, pictures)
-    for layer in (stvae.encoder.conv_out, stvae.decoder.conv_out):
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
-    assert trained > psnr(stvae, pictures)
-    latents = STVAE.from_pretrained(folder).to_latent(as_clips(pictures))
-    assert latents.std() == pytest.approx(1, abs=0.3)
+    latents = stvae.to_latent(as_clips(pictures))
+    assert latents.std().item() == pytest.approx(1, abs=0.3)
     assert latents.mean().abs() < 0.3
