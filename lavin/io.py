@@ -1,0 +1,237 @@
+"""Images and labels on disk: read with errors a person understands, written aside and then moved into place.
+
+Knows Pillow and arrays only; torch is not imported, so that bad files are found before seconds of imports.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lavin.errors import InputError, LavinError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 500_000_000
+"""Largest picture that is decoded, 1.5 GB as RGB; a small file that claims more is a decompression bomb."""
+
+BROKEN_FILE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
+"""What Pillow's decoders raise on damaged files."""
+
+_PILLOW_LIMIT = threading.Lock()
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files of a folder by suffix, sorted by name; hidden ones (``._cat.png``) and subfolders left out."""
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
+    wanted = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()]
+    return sorted(wanted, key=lambda path: path.name)
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read a picture as 8-bit RGB, upright (EXIF orientation applied).
+
+    16-bit greys are scaled to 8 bits, palettes and CMYK converted, and transparent pixels shown over white, as most
+    viewers do. Of a file with several pictures the first is read.
+
+    Args:
+        path: png, jpg, webp, bmp or tiff; the content decides, not the suffix.
+
+    Raises:
+        InputError: no such file, no image, damaged, or more than ``MAX_PIXELS``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; an image file is needed")
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        with _open(path) as image:
+            _check_size(path, image)
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image), path)
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"{path}: not an image that can be read; use {', '.join(FORMATS).lower()}") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: permission denied") from error
+    except BROKEN_FILE as error:
+        raise InputError(f"{path}: damaged or truncated image ({error})") from error
+
+
+def _open(path: Path) -> Image.Image:
+    """Open without Pillow's own limit, which refuses pictures that are fine here; ``_check_size`` replaces it."""
+    with _PILLOW_LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{path}: {width}x{height} is too large; at most {MAX_PIXELS // 10**6} million pixels are read"
+        )
+
+
+def to_rgb(image: Image.Image, name: str | Path = "picture") -> Image.Image:
+    """8-bit RGB of any picture; see ``read_image``."""
+    if image.mode.startswith("I"):  # I;16, I;16B, ... and I: Pillow's own conversion would clip, not scale
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{name}: 32-bit picture with values beyond 16 bits; save it with 8 or 16 bits")
+        return Image.fromarray((values.astype(np.float32) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise InputError(f"{name}: floating-point picture, whose range is unknown; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def check_free(path: str | Path, force: bool = False, option: str = "--out") -> None:
+    """Refuse to overwrite a file unless told to.
+
+    Raises:
+        InputError: it exists and ``force`` is off, or it is a folder.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"output is a folder: {path}; {option} needs a file name here")
+    if Path(path).exists() and not force:
+        raise InputError(f"output exists: {path}; give another {option} or --force")
+
+
+def check_png(path: str | Path) -> None:
+    """Refuse a name that does not end in .png: nothing else is written, whatever the name says."""
+    if Path(path).suffix.lower() != ".png":
+        raise InputError(f"output {path}: pictures are written as PNG; give a name that ends in .png")
+
+
+def write_bytes(path: str | Path, content: bytes, force: bool = False) -> Path:
+    """Write a file whole or not at all: beside its place first, then moved there."""
+    path = Path(path)
+    check_free(path, force)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def write_image(path: str | Path, image: Image.Image, force: bool = False) -> Path:
+    """Write a picture as PNG; see ``write_bytes``.
+
+    Raises:
+        InputError: the name does not end in .png, or the file exists and ``force`` is off.
+    """
+    check_png(path)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return write_bytes(path, buffer.getvalue(), force)
+
+
+LABEL_SUFFIXES = (".png", ".npy")
+"""What ``write_label`` may add to a name."""
+
+
+def write_label(path: str | Path, label: Any, task_name: str, force: bool = False) -> Path:
+    """Write a label that a task read from a prediction; the suffix says how it was written.
+
+    Args:
+        path: file name without suffix.
+        label: array or tensor. (1, height, width) becomes a PNG: masks 0 and 255 with 8 bits, class and instance
+            numbers as they are with 8 or 16 bits, numbers in [0, 1] (relative disparity) scaled to 16 bits.
+            (3, frames, height, width), e.g. unit normals, becomes float32 npy (height, width, 3), and clips of any
+            kind npy with the frames first.
+        task_name: for the message if the label cannot be written.
+        force: overwrite.
+
+    Returns:
+        The file that was written.
+    """
+    label = np.asarray(label)
+    check_finite(label, f"the {task_name} label")
+    label = np.moveaxis(label, 0, -1) if label.ndim == 4 else label
+    if label.ndim not in (3, 4):
+        raise LavinError(f"a {task_name} label of shape {label.shape} cannot be written")
+    if len(label) > 1 or label.ndim == 4:
+        buffer = io.BytesIO()
+        label = label.astype(np.float32) if label.dtype.kind == "f" else label
+        np.save(buffer, label[0] if len(label) == 1 else label)
+        return write_bytes(f"{path}.npy", buffer.getvalue(), force)
+    return write_image(f"{path}.png", Image.fromarray(label_levels(label[0], task_name)), force)
+
+
+def label_levels(label: np.ndarray, task_name: str) -> np.ndarray:
+    """A label (height, width) as 8- or 16-bit levels."""
+    if label.dtype == bool:
+        return label.astype(np.uint8) * 255
+    if label.dtype.kind == "f":
+        return (label.clip(0, 1) * 65535).round().astype(np.uint16)
+    if label.min() < 0 or label.max() > 65535:
+        raise LavinError(f"the {task_name} label has numbers beyond 16 bits")
+    return label.astype(np.uint8 if label.max() < 256 else np.uint16)
+
+
+def draw_grid(
+    columns: Sequence[tuple[Image.Image | None, Image.Image | None]], pairs: int, side: int = 256
+) -> Image.Image:
+    """One picture of a context and its predictions: inputs above, targets below, a wider gap before the queries.
+
+    Args:
+        columns: (input, target) pictures, first those of the context.
+        pairs: how many columns are the context's.
+        side: longest side of a picture in pixels.
+    """
+    gap, wide = side // 32, side // 8
+    cells = [[None if picture is None else fit(picture, side) for picture in column] for column in columns]
+    heights = [max((column[row].height for column in cells if column[row]), default=0) for row in range(2)]
+    width = sum(column_width(column) + gap for column in cells) + gap + wide
+    canvas = Image.new("RGB", (width, sum(heights) + 3 * gap), "white")
+    x = gap
+    for number, column in enumerate(cells):
+        x += wide if number == pairs else 0
+        for row, picture in enumerate(column):
+            if picture is not None:
+                canvas.paste(picture, (x, gap + row * (heights[0] + gap)))
+        x += column_width(column) + gap
+    return canvas
+
+
+def column_width(column: Sequence[Image.Image | None]) -> int:
+    return max(picture.width for picture in column if picture)
+
+
+def fit(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with its longer side ``side``, at least one pixel each way."""
+    scale = side / max(picture.size)
+    size = tuple(max(1, round(length * scale)) for length in picture.size)
+    return picture.resize(size, Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.NEAREST)
+
+
+def check_finite(values: np.ndarray, name: str) -> None:
+    """Refuse to save NaN or infinity."""
+    if not np.isfinite(values).all():
+        raise LavinError(f"{name} has NaN or infinite values; run in float32 (--dtype float32)")

@@ -1,0 +1,96 @@
+"""Labels read from predictions: in which drawing style, and at which size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lavin.data.sample import Vocabulary
+from lavin.errors import InputError
+from lavin.pictures import Picture
+from lavin.tasks import Definition, Task, codes, get_task
+from lavin.tasks.regions import SemanticTask
+from lavin.tasks.restoration import RestorationTask
+
+MAX_CLASSES = 64
+SMALLEST_CLASS = 0.001
+"""Share of the targets' pixels below which a colour is taken for noise."""
+
+
+def find_task(name: str) -> Task:
+    """``get_task``, with the package's own kind of error."""
+    try:
+        return get_task(name)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def reads_picture(name: str) -> bool:
+    """Whether the task's label is the predicted picture itself, so that there is nothing more to write."""
+    return isinstance(get_task(name), RestorationTask)
+
+
+def standard_definition(task: Task, targets: Sequence[Picture]) -> Definition:
+    """The drawing style in which a task's predictions are read: the task's standard one; for semantic segmentation,
+    where nothing else tells them, the colours of the context's targets."""
+    if isinstance(task, SemanticTask):
+        colours = palette(targets)
+        ids = tuple(range(len(colours)))
+        return task.definition_type(classes=tuple(f"class {i}" for i in ids), class_ids=ids, colours=colours)
+    if hasattr(task, "standard_definition"):
+        return task.standard_definition()
+    vocabulary = Vocabulary(things=("object",), stuff=("background",), colours=("red",))
+    return task.draw_definition(np.random.default_rng(0), vocabulary, evaluation=True)
+
+
+def palette(targets: Sequence[Picture]) -> tuple[tuple[int, int, int], ...]:
+    """The colours that the targets are drawn in, black (= ignore) apart, in lexicographic order: class 0, 1, ..."""
+    numbers = torch.cat([colour_numbers(target.frames).flatten() for target in targets])
+    numbers, counts = numbers.unique(return_counts=True)
+    kept = numbers[(counts >= SMALLEST_CLASS * counts.sum()) & (numbers > 0)].tolist()
+    shown = [(number >> 16, number >> 8 & 255, number & 255) for number in kept]
+    if not 1 <= len(shown) <= MAX_CLASSES:
+        raise InputError(
+            f"the context's targets show {len(shown)} colours; a semantic label needs 1 to {MAX_CLASSES} plain ones"
+        )
+    return tuple(shown)
+
+
+def colour_numbers(frames: Tensor) -> Tensor:
+    """65536 R + 256 G + B of every pixel, or of a grid of them in large pictures; (frames, 3, height, width) in."""
+    step = max(1, max(frames.shape[2:]) // 512)
+    frames = frames[:, :, ::step, ::step]
+    levels = frames.long() if frames.dtype == torch.uint8 else codes.levels_from_clip(frames).round().long()
+    return (levels[:, 0] << 16) + (levels[:, 1] << 8) + levels[:, 2]
+
+
+def resize_label(label: Any, size: tuple[int, int], unit_vectors: bool = False) -> Any:
+    """A label read at the model's size, at the query's: the quantity is resized, never its coloured picture.
+
+    Args:
+        label: bool or integer (frames, height, width): nearest; float (frames, height, width) or
+            (3, frames, height, width): bilinear. Anything else stays as it is.
+        size: (height, width).
+        unit_vectors: normalise after resizing; zeros are invalid and stay so.
+    """
+    if not isinstance(label, Tensor) or label.ndim not in (3, 4) or label.shape[-2:] == size:
+        return label
+    if not label.is_floating_point():
+        rows, columns = (nearest(*pair) for pair in zip(label.shape[-2:], size, strict=True))
+        return label[..., rows, :][..., columns]
+    flat = label.reshape(1, -1, *label.shape[-2:])
+    label = F.interpolate(flat, size, mode="bilinear", antialias=True).reshape(*label.shape[:-2], *size)
+    if unit_vectors:
+        length = label.norm(dim=0, keepdim=True)
+        label = torch.where(length < 0.5, 0, label / length.clamp(min=0.5))
+    return label
+
+
+def nearest(before: int, after: int) -> Tensor:
+    """Which of ``before`` pixels lies under the centre of each of ``after`` pixels."""
+    return ((torch.arange(after, dtype=torch.float64) + 0.5) * before / after).long()
