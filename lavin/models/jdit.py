@@ -283,6 +283,7 @@ class JDiT(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    _repeated_blocks = ["JDiTBlock"]
 
     @register_to_config
     def __init__(

@@ -44,6 +44,7 @@ class STVAE(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    _repeated_blocks = ["ResidualBlock"]
 
     @register_to_config
     def __init__(
@@ -127,8 +128,14 @@ class STVAE(ModelMixin, ConfigMixin):
         self.shortcut.fit(map(self.check_clip, clips))
 
     @torch.no_grad()
-    def measure_latents(self, batches: Iterable[Tensor]) -> None:
-        """Measure shift and scale per channel, so that the J-DiT sees zero mean and unit variance, into the config."""
+    def measure_latents(self, batches: Iterable[Tensor], per_channel: bool = True) -> None:
+        """Measure shift and scale, so that the J-DiT sees zero mean and unit variance, into the config.
+
+        Args:
+            batches: clips.
+            per_channel: scale every channel to unit variance; otherwise all by one number, so that their mean
+                variance is one and those that matter most in the picture stay the largest.
+        """
         count, total, squares = 0, 0.0, 0.0
         for clip in batches:
             mean = self.encode(clip).latent_dist.mode().double().transpose(0, 1).flatten(1)
@@ -141,7 +148,8 @@ class STVAE(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"latent channel {int(std.argmin())} never changes over the batches; pass more varied clips"
             )
-        self.register_to_config(shift=shift.tolist(), scale=(1 / std).tolist())
+        scale = (1 / std).tolist() if per_channel else (1 / std.square().mean().sqrt()).item()
+        self.register_to_config(shift=shift.tolist(), scale=scale)
 
     def check_clip(self, clip: Tensor) -> Tensor:
         """Return the clip if the ST-VAE can encode it as it is."""

@@ -31,6 +31,8 @@ class RunConfig:
     """Forward passes an optimizer step."""
     precision: str = "bf16"
     """``bf16`` (autocast) or ``fp32``; weights, norms, EMA and optimizer are float32 in both."""
+    compile: bool = False
+    """``torch.compile`` of the repeated blocks; needs a C++ compiler on CPUs (the J-DiT of tiny.yaml: 1.4x faster)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     ema_decay: float = 0.9999
@@ -163,6 +165,9 @@ class STVAEConfig:
     """Training pictures: half photos, half painted labels."""
     l1_weight: float = 0.0
     """Weight of the mean absolute error beside the mean squared error."""
+    scale_per_channel: bool = False
+    """Whether each latent channel is scaled to unit variance for the J-DiT, or all by one number, as in the release:
+    then channels keep their weight in the flow-matching loss, and fine detail does not drown what matters."""
     kl_weight: float = 1e-6
     """Weight of the KL divergence to the standard normal, per latent element."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lavin import context, flow
 from lavin.bundled import TRAINING_RECORD, bundled_models
-from lavin.data.mixture import Episode, Pool, draw_context
+from lavin.data.mixture import Pool, draw_context
 from lavin.data.scenes import Scenes
 from lavin.errors import InputError
 from lavin.models.jdit import JDiT
@@ -20,10 +20,9 @@ from lavin.models.stvae import STVAE
 from lavin.pipeline import LavinPipeline
 from lavin.training.config import PretrainConfig, to_dict
 from lavin.training.latents import LatentCache, build_cache, fingerprint, load_or_build
-from lavin.training.panels import grid, to_uint8
+from lavin.training.panels import panel
 from lavin.training.trainer import Trainer, numpy_rng, torch_rng
 
-PANEL_STEPS = 10
 VALIDATION_SEED = 1_000_003
 """Fixed draws of the validation: the same contexts, timesteps and noise at every step."""
 
@@ -54,7 +53,7 @@ def caches(config: PretrainConfig, stvae: STVAE, folder: Path) -> tuple[LatentCa
             "config": [to_dict(config.tasks), config.cache.pairs, contexts, scenes, config.scenes.size],
             "split": split,
             "seed": config.run.seed,
-            "stvae": fingerprint(stvae),
+            "stvae": [fingerprint(stvae), stvae.config.shift, stvae.config.scale],
         }
 
         def build(split=split, contexts=contexts, scenes=scenes) -> LatentCache:
@@ -111,24 +110,6 @@ def validation_loss(model: JDiT, cache: LatentCache, config: PretrainConfig, dev
         for task_id, value in zip(task_ids, last.tolist(), strict=True):
             losses.setdefault(f"loss_{cache.tasks[int(task_id)]}", []).append(value)
     return {name: float(np.mean(values)) for name, values in losses.items()}
-
-
-def panel(pipeline: LavinPipeline, episodes: list[Episode], guidance_scale: float) -> Tensor:
-    """Rows of context | query | prediction | truth."""
-    rows = []
-    for episode in episodes:
-        out = pipeline(
-            context=episode.pairs,
-            query=episode.query.input,
-            num_inference_steps=PANEL_STEPS,
-            guidance_scale=guidance_scale,
-            generator=torch.Generator().manual_seed(0),
-            output_type="pt",
-        )
-        clips = [clip for pair in episode.pairs for clip in pair]
-        shown = [*clips, episode.query.input, out.images[0], episode.target]
-        rows.append([to_uint8(clip)[:, 0] for clip in shown])
-    return grid(rows)
 
 
 def train(config: PretrainConfig) -> Path:

@@ -114,6 +114,8 @@ def train(config: STVAEConfig) -> Path:
     trainer.fit(compute_loss, validate)
     folder = Path(config.run.output_dir) / "stvae"
     trainer.ema.copy_to(trainer.weights)
-    trainer.bare_model.measure_latents(batches(pictures[:: max(1, len(pictures) // 4000)], 100))
+    trainer.bare_model.measure_latents(
+        batches(pictures[:: max(1, len(pictures) // 4000)], 100), config.scale_per_channel
+    )
     trainer.bare_model.save_pretrained(folder)
     return folder

@@ -59,6 +59,8 @@ class Trainer:
         )
         if run.gradient_checkpointing:
             model.enable_gradient_checkpointing()
+        if run.compile:
+            model.compile_repeated_blocks(dynamic=False)
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         adamw = torch.optim.AdamW(
             weights,

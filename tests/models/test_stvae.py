@@ -217,6 +217,15 @@ def test_measured_latents_have_zero_mean_and_unit_variance():
     torch.testing.assert_close(vae.from_latent(vae.to_latent(batches[0])), vae(batches[0]).sample, atol=1e-9, rtol=0)
 
 
+def test_one_measured_scale_keeps_the_channels_proportions():
+    vae, batches = random_vae(), [random_clip(2, 5, seed=1), random_clip(3, 1, seed=2)]
+    raw = torch.cat([vae.encode(clip).latent_dist.mean.transpose(0, 1).flatten(1) for clip in batches], dim=1)
+    vae.measure_latents(batches, per_channel=False)
+    latents = torch.cat([vae.to_latent(clip).transpose(0, 1).flatten(1) for clip in batches], dim=1)
+    assert latents.var(1, unbiased=False).mean().item() == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(latents, (raw - raw.mean(1, keepdim=True)) * vae.config.scale, atol=1e-9, rtol=0)
+
+
 def test_released_scaling_is_one_number_for_all_channels():
     vae, image = random_vae(shift=0.032470703125, scale=1.08936170213), random_clip(1, 1)
     expected = (vae.encode(image).latent_dist.mean - 0.032470703125) * 1.08936170213
