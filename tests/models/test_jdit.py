@@ -4,7 +4,8 @@ from omegaconf import OmegaConf
 
 from lavin import config_dir, flow
 from lavin.models.attention import attend, attend_by_matmul, check_backend
-from lavin.models.jdit import JDiT, patchify, timestep_sinusoids, unpatchify
+from lavin.models.jdit import JDiT
+from lavin.models.jdit_layers import patchify, timestep_sinusoids, unpatchify
 from lavin.models.rope import coordinates
 
 
