@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -19,9 +20,9 @@ class SampleMean(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("samples", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
+    @abstractmethod
     def score(self, prediction: Any, truth: Any) -> Tensor:
         """The metric of one sample, a scalar."""
-        raise NotImplementedError(f"{type(self).__name__} must define score")
 
     def update(self, prediction: Any, truth: Any) -> None:
         """Add one sample."""

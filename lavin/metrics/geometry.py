@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -67,9 +68,9 @@ class AlignedDepth(SampleMean):
         disparity, depth_m = self.pixels(prediction, truth)
         return self.compare(align_disparity(disparity, depth_m, self.max_depth_m), depth_m)
 
+    @abstractmethod
     def compare(self, found_m: Tensor, true_m: Tensor) -> Tensor:
         """The score of aligned depth, both (n,)."""
-        raise NotImplementedError(f"{type(self).__name__} must define compare")
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         super().update(prediction, truth)
@@ -116,9 +117,9 @@ class AngularMetric(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
+    @abstractmethod
     def of_angle(self, angle_deg: Tensor) -> Tensor:
         """What is averaged, (n,) from (n,)."""
-        raise NotImplementedError(f"{type(self).__name__} must define of_angle")
 
     def score(self, prediction: Tensor, truth: Tensor) -> Tensor:
         """The mean over one picture."""
