@@ -121,11 +121,13 @@ def train(config: PretrainConfig) -> Path:
     torch.manual_seed(config.run.seed)
     stvae = load_stvae(config.stvae)
     folder = Path(config.run.output_dir)
-    jdit = JDiT(**{"latent_channels": stvae.config.latent_channels, **config.model})
     chances = config.tasks.probabilities()
-    training, validation = caches(config, stvae, folder)
+    jdit = JDiT(**{"latent_channels": stvae.config.latent_channels, **config.model})
     trainer = Trainer(jdit, config.run, config.optimizer, to_dict(config))
     device = trainer.accelerator.device
+    stvae.to(device)
+    with trainer.accelerator.main_process_first():  # the others find what it wrote
+        training, validation = caches(config, stvae, folder)
     causal = jdit.config.attention == "causal"
     pool = Pool(Scenes("validation", size=config.scenes.size), range(config.scenes.validation_scenes))
     episodes = [draw_context(pool, name, 4, np.random.default_rng(VALIDATION_SEED)) for name in chances]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lavin.data.mixture import Pool, draw_context
 from lavin.data.scenes import Scenes
+from lavin.errors import InputError
 from lavin.models.stvae import STVAE
 from lavin.training.config import STVAEConfig, TasksConfig, to_dict
 from lavin.training.panels import grid, to_uint8
@@ -56,11 +57,16 @@ def batches(pictures: Tensor, size: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def psnr(stvae, pictures: Tensor, batch: int = 32) -> float:
-    """Mean PSNR in dB of reconstructed pictures, values in [0, 1]."""
+def psnr(reconstruct: Callable[[Tensor], Tensor], pictures: Tensor, batch: int = 32) -> float:
+    """Mean PSNR in dB of reconstructed pictures, values in [0, 1].
+
+    Args:
+        reconstruct: clip -> clip, both (batch, 3, 1, height, width) in [-1, 1].
+        pictures: uint8 (count, 3, height, width).
+    """
     values = []
     for clip in batches(pictures, batch):
-        error = ((stvae(clip).sample.clamp(-1, 1) - clip) / 2).square().flatten(1).mean(1)
+        error = ((reconstruct(clip).cpu().clamp(-1, 1) - clip) / 2).square().flatten(1).mean(1)
         values.append(-10 * error.clamp_min(1e-10).log10())
     return torch.cat(values).mean().item()
 
@@ -82,9 +88,17 @@ def train(config: STVAEConfig) -> Path:
     if config.model.get("linear_shortcut"):
         order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(config.run.seed))
         stvae.fit_linear_shortcut(batches(pictures[order[:4000]], 500))
-        print(f"linear codec alone: {psnr(stvae, photos):.2f} dB on photos, {psnr(stvae, labels):.2f} dB on labels")
     trainer = Trainer(stvae, config.run, config.optimizer, to_dict(config))
     device = trainer.accelerator.device
+    if trainer.accelerator.num_processes > 1:
+        raise InputError("train/stvae.py runs in one process; start it with accelerate launch --num_processes 1")
+
+    def reconstruct(clip: Tensor) -> Tensor:
+        return stvae(clip.to(device)).sample
+
+    if stvae.shortcut is not None and trainer.step == 0:
+        floor = [f"{psnr(reconstruct, kind):.2f}" for kind in (photos, labels)]
+        print("linear codec alone: {} dB on photos, {} dB on labels".format(*floor))
 
     def compute_loss(model, rng, generator):
         chosen = pictures[rng.integers(0, len(pictures), config.run.batch_size)]
@@ -104,18 +118,16 @@ def train(config: STVAEConfig) -> Path:
         return loss, {"mse": error.detach(), "kl": kl.detach()}
 
     def validate(step):
-        model = trainer.bare_model
         with trainer.accelerator.autocast():
             shown = torch.cat([photos[:6], labels[:6]])
-            decoded = model(as_clips(shown).to(device)).sample
-            values = {"psnr_photos": psnr(model, photos), "psnr_labels": psnr(model, labels)}
+            decoded = reconstruct(as_clips(shown)).cpu()
+            values = {"psnr_photos": psnr(reconstruct, photos), "psnr_labels": psnr(reconstruct, labels)}
         return values, {"original | decoded": grid([list(shown), list(to_uint8(decoded)[:, :, 0])])}
 
     trainer.fit(compute_loss, validate)
     folder = Path(config.run.output_dir) / "stvae"
     trainer.ema.copy_to(trainer.weights)
-    trainer.bare_model.measure_latents(
-        batches(pictures[:: max(1, len(pictures) // 4000)], 100), config.scale_per_channel
-    )
+    measured = (clip.to(device) for clip in batches(pictures[:: max(1, len(pictures) // 4000)], 100))
+    trainer.bare_model.measure_latents(measured, config.scale_per_channel)
     trainer.bare_model.save_pretrained(folder)
     return folder

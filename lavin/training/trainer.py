@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -55,6 +55,8 @@ class Trainer:
             mixed_precision="no" if run.precision == "fp32" else run.precision,
             log_with="tensorboard",
             cpu=not torch.cuda.is_available(),
+            # The last block's condition output is read by nobody: some of its weights have no gradient.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             project_config=ProjectConfiguration(project_dir=str(self.folder), logging_dir=str(self.folder / "logs")),
         )
         if run.gradient_checkpointing:
