@@ -14,6 +14,8 @@ INDEX = "model_index.json"
 TRAINING_RECORD = "training.json"
 """Beside a model that was trained here: its configuration, and what its definitions never used."""
 COMPONENTS = ("stvae", "jdit")
+RELEASED_JDIT = ("lavin_dit.safetensors", "lavin_dit.safetensors.index.json")
+RELEASED_STVAE = "stvae.pt"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 LAYOUT = f"a model folder holds {INDEX} and {', '.join(f'{c}/{{config.json, *.safetensors}}' for c in COMPONENTS)}"
 
@@ -21,6 +23,18 @@ LAYOUT = f"a model folder holds {INDEX} and {', '.join(f'{c}/{{config.json, *.sa
 def bundled_models() -> dict[str, Path]:
     """Name -> folder of the models that come with the package."""
     return {index.parent.name: index.parent for index in sorted(assets_dir().glob(f"*/{INDEX}"))}
+
+
+def is_released(folder: Path) -> bool:
+    """Whether a folder holds the authors' release: its J-DiT, whole or in shards, and its ST-VAE."""
+    return (folder / RELEASED_STVAE).is_file() and any((folder / name).is_file() for name in RELEASED_JDIT)
+
+
+def find_released(name_or_folder: str | Path) -> Path | None:
+    """The folder, if it is in the release's layout and neither a bundled model's name nor a model folder."""
+    folder = Path(name_or_folder)
+    known = str(name_or_folder) in bundled_models() or (folder / INDEX).exists()
+    return folder if not known and is_released(folder) else None
 
 
 def find_model(name_or_folder: str | Path) -> Path:
@@ -43,6 +57,10 @@ def find_model(name_or_folder: str | Path) -> Path:
         raise InputError(f"model {folder} is a file; give its folder: {LAYOUT}")
     if not folder.is_dir():
         raise InputError(unknown("model", str(name_or_folder), models) + "; or give a folder that exists")
+    if find_released(folder):
+        raise InputError(
+            f"model {folder} is in the release's layout; use LavinPipeline.from_released, or 'lavin convert' it"
+        )
     read_index(folder)
     for component in COMPONENTS:
         check_component(folder / component)

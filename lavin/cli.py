@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lavin import __version__
+from lavin.cli_convert import convert
 from lavin.errors import InputError, LavinError
 from lavin.suggest import unknown
 
@@ -81,7 +82,9 @@ def infer(
     task: Annotated[
         str | None, typer.Option(help="Also write the label read from the prediction, e.g. depth; see 'lavin tasks'.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A bundled model's name, or a model folder.")] = "lavin-tiny",
+    model: Annotated[
+        str, typer.Option(help="A bundled model's name, or a folder: a model's or the release's.")
+    ] = "lavin-tiny",
     steps: Annotated[int, typer.Option(help="Points of the time grid; one more than solver steps.")] = 20,
     guidance: Annotated[float, typer.Option(help="Weight of the pairs; 1 is no guidance and twice as fast.")] = 1.5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 0,
@@ -94,13 +97,14 @@ def infer(
     force: Annotated[bool, typer.Option("--force", help="Overwrite outputs that exist.")] = False,
 ) -> None:
     """Predict the target of every query from the pairs in CONTEXT."""
-    from lavin.bundled import find_model
+    from lavin.bundled import find_model, find_released
     from lavin.data.folders import load_pairs
 
     # Everything that can be wrong with the call is found before torch is imported and weights are read.
     if dtype not in DTYPES:
         raise InputError(unknown("dtype", dtype, DTYPES))
-    model_folder = find_model(model)
+    released = find_released(model)
+    model_folder = released or find_model(model)
     examples = load_pairs(context, limit=pairs)
     if pairs is not None and len(examples) < pairs:
         raise InputError(f"--pairs {pairs}: context folder {context} has {len(examples)} pairs")
@@ -115,7 +119,8 @@ def infer(
 
     from lavin.pipeline import LavinPipeline
 
-    pipeline = LavinPipeline.from_pretrained(model_folder, torch_dtype=find_dtype(dtype)).to(place)
+    load = LavinPipeline.from_released if released else LavinPipeline.from_pretrained
+    pipeline = load(model_folder, torch_dtype=find_dtype(dtype)).to(place)
     pipeline.check_inputs(steps, guidance, "pil", task_name, ensemble_size=1)
     if pairs is None and pipeline.config.max_pairs and len(examples) > pipeline.config.max_pairs:
         typer.echo(
@@ -284,6 +289,9 @@ def write_example(folder: Path, task: str, pool, pairs: int, seed: int, force: b
         clips |= {f"scene{number:02}_input": pair.input, f"scene{number:02}_target": pair.target}
     for name, clip in clips.items():
         write_image(folder / f"{name}.png", to_output(clip, tuple(clip.shape[2:]), "pil"), force)
+
+
+app.command()(convert)
 
 
 if __name__ == "__main__":

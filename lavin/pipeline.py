@@ -19,6 +19,7 @@ from lavin.errors import InputError, LavinError
 from lavin.labels import find_task, resize_label, standard_definition
 from lavin.models.jdit import JDiT
 from lavin.models.stvae import STVAE, pad_frames
+from lavin.models.weights import load_component
 from lavin.pictures import Picture, read_context, read_queries, squash, to_output
 from lavin.suggest import unknown
 from lavin.tasks.geometry import NormalsTask
@@ -102,6 +103,26 @@ class LavinPipeline(DiffusionPipeline):
         stvae = load_component(STVAE, folder / "stvae", torch_dtype)
         jdit = load_component(JDiT, folder / "jdit", torch_dtype)
         return cls(stvae, jdit, **settings)
+
+    @classmethod
+    def from_released(cls, source: str | Path, torch_dtype: torch.dtype | None = None) -> LavinPipeline:
+        """Load the authors' release, with its defaults: 512x512, the linear-quadratic grid, up to 4 pairs.
+
+        Args:
+            source: a folder with ``lavin_dit.safetensors`` and ``stvae.pt`` or with the published ``weights.tar.gz``,
+                such an archive, or a hub id ``owner/name``; see ``lavin.models.released``.
+            torch_dtype: precision to run in; None for the one the weights are stored in.
+
+        Raises:
+            InputError: missing, damaged or unsafe files, weights that are not the release's, no network for a hub id.
+        """
+        from lavin.models.released import open_release
+        from lavin.models.released_archive import released_folder
+
+        with released_folder(source) as folder:
+            release = open_release(folder)
+            jdit, stvae = release.load(torch_dtype)
+        return cls(stvae, jdit, **release.settings)
 
     @torch.no_grad()
     def __call__(
@@ -249,33 +270,6 @@ class LavinPipeline(DiffusionPipeline):
         if self.jdit.config.attention == "causal":
             return self.velocity(query_latent, [frames])
         return self.velocity(unconditional(query_latent), [1, frames])
-
-
-def load_component(cls: type, folder: Path, torch_dtype: torch.dtype):
-    """A network from its folder, every weight accounted for.
-
-    Raises:
-        InputError: weights are missing, left over or of another shape, or the configuration does not make a network.
-    """
-    try:
-        model, info = cls.from_pretrained(
-            folder,
-            torch_dtype=torch_dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            low_cpu_mem_usage=False,
-        )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{folder}: no {cls.__name__} can be made of these files ({first_line(error)})") from error
-    for kind in ("missing", "unexpected", "mismatched"):
-        if wrong := sorted(map(str, info[f"{kind}_keys"])):
-            raise InputError(f"{folder}: {len(wrong)} {kind} weights for its config.json, e.g. {', '.join(wrong[:3])}")
-    return model.eval()
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def check_generators(generator: Generator | Sequence[Generator] | None, queries: int) -> list[Generator | None]:

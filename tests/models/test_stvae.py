@@ -1,6 +1,5 @@
 """The ST-VAE: what depends on what in time, images as 2D, the linear shortcut, saving, and the errors."""
 
-import re
 from collections import Counter
 
 import numpy as np
@@ -9,24 +8,12 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from lavin.models.released import STVAE_NAMES, released_names
 from lavin.models.stvae import STVAE, pad_frames
 from lavin.models.stvae_layers import CausalConv3d, fold, unfold
 
 EXACT = {"atol": 1e-12, "rtol": 1e-12}  # float64
 SMALL = {"latent_channels": 4, "block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4}
-
-# The ancestor's and the release's names of weights, and ours.
-RELEASED_NAMES = (
-    (r"\.conv_shortcut\.", ".skip."),
-    (r"\.(conv_in|conv_out|conv1|conv2|conv_y|conv_b)\.conv\.", r".\1."),
-    (r"\.norm_layer\.", ".norm."),
-    (r"\.conv_y\.", ".scale."),
-    (r"\.conv_b\.", ".shift."),
-    (r"\.(down|up)_blocks\.", ".stages."),
-    (r"\.(down|up)samplers\.0\.", ".resample."),
-    (r"\.mid_block\.", ".middle."),
-    (r"\.resnets\.", ".blocks."),
-)
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +23,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def our_name(released: str) -> str:
-    for pattern, ours in RELEASED_NAMES:
-        released = re.sub(pattern, ours, released)
-    return released
 
 
 def random_clip(batch: int, frames: int, height: int = 8, width: int = 16, seed: int = 0) -> Tensor:
@@ -85,7 +66,9 @@ def test_equals_its_ancestor_with_the_same_weights():
         block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4, latent_channels=4, norm_eps=1e-6
     ).double()
     vae = STVAE(**SMALL, norm_scope="clip").double()
-    vae.load_state_dict({our_name(name): weight for name, weight in ancestor.state_dict().items()})
+    weights, names = ancestor.state_dict(), released_names(vae.state_dict(), STVAE_NAMES)
+    assert weights.keys() == set(names.values())
+    vae.load_state_dict({ours: weights[theirs] for ours, theirs in names.items()})
     with torch.no_grad():
         for frames in (1, 9):
             clip, latent = random_clip(2, frames, 16, 24), random_latent(2, 1 + frames // 4).repeat(1, 1, 1, 2, 2)
