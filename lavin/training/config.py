@@ -194,6 +194,9 @@ class PretrainConfig:
     """Chance that a sequence of a ``full`` model loses its pairs (thesis: 0.1); causal models train that anyway."""
     l1_weight: float = 0.0
     """Weight of the mean absolute error of the velocity (release: 0.1)."""
+    init: str | None = None
+    """Start from the J-DiT of this model (a bundled name or a pipeline folder) instead of fresh weights; it must have
+    the sizes in ``model``."""
     export_dtype: str = "float32"
     """Precision of the exported model's files: ``float32``, ``float16`` or ``bfloat16``."""
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from lavin import context, flow
-from lavin.bundled import TRAINING_RECORD, bundled_models
+from lavin.bundled import TRAINING_RECORD, bundled_models, find_model
 from lavin.data.mixture import Pool, draw_context
 from lavin.data.scenes import Scenes
 from lavin.errors import InputError
 from lavin.models.jdit import JDiT
 from lavin.models.stvae import STVAE
+from lavin.models.weights import load_component
 from lavin.pipeline import LavinPipeline
 from lavin.training.config import PretrainConfig, to_dict
 from lavin.training.latents import LatentCache, build_cache, fingerprint, load_or_build
@@ -39,6 +40,20 @@ def load_stvae(name_or_folder: str) -> STVAE:
         known = ", ".join(bundled_models()) or "none"
         raise InputError(f"stvae: no ST-VAE in '{name_or_folder}'; give a folder or a bundled model ({known})")
     return STVAE.from_pretrained(folder, use_safetensors=True).float().eval().requires_grad_(False)
+
+
+def start_from(jdit: JDiT, model: str) -> None:
+    """Copy the weights of a model's J-DiT.
+
+    Raises:
+        InputError: no such model, or it has other sizes.
+    """
+    weights = load_component(JDiT, find_model(model) / "jdit", torch.float32).state_dict()
+    try:
+        jdit.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise InputError(f"init: the J-DiT of '{model}' has other sizes than 'model' says ({reason})") from error
 
 
 def caches(config: PretrainConfig, stvae: STVAE, folder: Path) -> tuple[LatentCache, LatentCache]:
@@ -123,6 +138,8 @@ def train(config: PretrainConfig) -> Path:
     folder = Path(config.run.output_dir)
     chances = config.tasks.probabilities()
     jdit = JDiT(**{"latent_channels": stvae.config.latent_channels, **config.model})
+    if config.init:
+        start_from(jdit, config.init)
     trainer = Trainer(jdit, config.run, config.optimizer, to_dict(config))
     device = trainer.accelerator.device
     stvae.to(device)

@@ -165,6 +165,18 @@ def test_full_models_train_too(tmp_path, stvae):
     assert LavinPipeline.from_pretrained(folder).jdit.config.attention == "full"
 
 
+def test_training_can_start_from_a_models_weights(tmp_path, stvae):
+    """With a learning rate too small to matter, a run that starts from a model ends as it."""
+    first = train(config(tmp_path / "first", stvae, "run.max_steps=2"))
+    run = ["run.max_steps=1", "run.seed=5", f"init={first}", "optimizer.learning_rate=1e-12"]
+    second = train(config(tmp_path / "second", stvae, *run))
+    expected = LavinPipeline.from_pretrained(first).jdit.state_dict()
+    for name, weight in LavinPipeline.from_pretrained(second).jdit.state_dict().items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+    with pytest.raises(InputError, match="other sizes"):
+        train(config(tmp_path / "third", stvae, f"init={first}", "model.hidden_size=32"))
+
+
 def test_missing_stvae_is_named(stvae, tmp_path):
     with pytest.raises(InputError, match="no ST-VAE in 'nowhere'"):
         train(config(tmp_path, "nowhere"))
