@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lavin.cli import DTYPES, fail, find_device
-from lavin.errors import InputError, LavinError
+from lavin.cli import DTYPES, find_device, run
+from lavin.errors import InputError
 from lavin.suggest import unknown
 
 SUITES = ("scenes",)
@@ -17,18 +17,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; mistakes are one line on stderr and exit code 2, Ctrl-C is 130."""
-    try:
-        code = app(args=arguments, prog_name="benchmark.py", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except LavinError as error:
-        return fail(str(error))
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's own, about options; its class moves between versions
-            raise
-        return fail(error.format_message())
-    return code if isinstance(code, int) else 0
+    """Run the command; returns its exit code."""
+    return run(app, "benchmark.py", arguments)
 
 
 @app.command()

@@ -33,9 +33,14 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; mistakes are one line on stderr and exit code 2, Ctrl-C is 130."""
+    """Run the ``lavin`` command; returns its exit code."""
+    return run(app, "lavin", arguments)
+
+
+def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a command; mistakes are one line on stderr and exit code 2, Ctrl-C is 130."""
     try:
-        code = app(args=arguments, prog_name="lavin", standalone_mode=False)
+        code = app(args=arguments, prog_name=name, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except typer.Exit as leave:
