@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -259,19 +259,12 @@ def open_release(folder: str | Path) -> Release:
         }
     )
     head_dim = jdit.config.hidden_size // jdit.config.num_heads
+    named = jdit_file.renamed(jdit_names)
     return Release(
         jdit,
         stvae,
-        Weights(
-            jdit_file.origin,
-            {ours: jdit_file.entries[theirs] for ours, theirs in jdit_names.items()},
-            lambda ours: to_our_order(ours, jdit_file.read(jdit_names[ours]), head_dim),
-        ),
-        Weights(
-            stvae_file.origin,
-            {ours: stvae_file.entries[theirs] for ours, theirs in stvae_names.items()},
-            lambda ours: stvae_file.read(stvae_names[ours]),
-        ),
+        replace(named, read=lambda ours: to_our_order(ours, named.read(ours), head_dim)),
+        stvae_file.renamed(stvae_names),
         {name: config["pipeline"].get(name, default) for name, default in SETTINGS.items()},
     )
 

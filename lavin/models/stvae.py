@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lavin.models.linear_codec import LinearCodec
 from lavin.models.stvae_layers import ClipGroupNorm, Decoder, Encoder, LatentGroupNorm
+from lavin.models.tiling import run_in_chunks, run_in_tiles
 
 SPACE_FACTOR = 8
 TIME_FACTOR = 4
+TILE, TILE_OVERLAP = 256, 0.25  # pixels; share of the tile
 START_LOGVAR = -6.0  # with the linear shortcut: noise of 0.05, so that training begins where the linear codec ends
 
 
-class STVAE(ModelMixin, ConfigMixin):
+class STVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
     """Variational autoencoder for images and clips. An image is a clip of one frame and takes a purely 2D path.
+
+    Where memory is short: ``enable_tiling`` for large pictures, ``enable_chunking`` for long clips, and
+    ``enable_slicing`` for large batches.
 
     Args:
         latent_channels: channels of the latent.
@@ -71,6 +77,65 @@ class STVAE(ModelMixin, ConfigMixin):
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
             nn.init.constant_(self.encoder.conv_out.bias[latent_channels:], START_LOGVAR)
+        self.use_slicing = self.use_tiling = False
+        self.tile_sample_min_height = self.tile_sample_min_width = TILE
+        self.tile_overlap_factor_height = self.tile_overlap_factor_width = TILE_OVERLAP
+        self.chunk_frames: int | None = None
+
+    def enable_tiling(
+        self,
+        tile_sample_min_height: int | None = None,
+        tile_sample_min_width: int | None = None,
+        tile_overlap_factor_height: float | None = None,
+        tile_overlap_factor_width: float | None = None,
+    ) -> None:
+        """Encode and decode pictures larger than a tile in overlapping tiles, blended linearly.
+
+        An approximation: a norm's statistics are then a tile's. ``disable_tiling`` goes back.
+
+        Args:
+            tile_sample_min_height, tile_sample_min_width: size of a tile in pixels, multiples of 8 (256).
+            tile_overlap_factor_height, tile_overlap_factor_width: share of a tile that the next one covers too, at
+                least 0 and below 1 (0.25), rounded to multiples of 8 pixels.
+
+        Raises:
+            ValueError: a size or share outside its range; what was set before stays.
+        """
+        height = self.tile_sample_min_height if tile_sample_min_height is None else tile_sample_min_height
+        width = self.tile_sample_min_width if tile_sample_min_width is None else tile_sample_min_width
+        by_height = (
+            self.tile_overlap_factor_height if tile_overlap_factor_height is None else tile_overlap_factor_height
+        )
+        by_width = self.tile_overlap_factor_width if tile_overlap_factor_width is None else tile_overlap_factor_width
+        for name, size in (("height", height), ("width", width)):
+            if size < SPACE_FACTOR or size % SPACE_FACTOR:
+                raise ValueError(f"tile_sample_min_{name} is {size}; it must be a multiple of {SPACE_FACTOR}")
+        for name, share in (("height", by_height), ("width", by_width)):
+            if not 0 <= share < 1:
+                raise ValueError(f"tile_overlap_factor_{name} is {share}; it must be at least 0 and below 1")
+        self.tile_sample_min_height, self.tile_sample_min_width = height, width
+        self.tile_overlap_factor_height, self.tile_overlap_factor_width = by_height, by_width
+        self.use_tiling = True
+
+    def enable_chunking(self, num_frames: int = 8) -> None:
+        """Encode and decode long clips in chunks of time, each continuing the one before.
+
+        With ``norm_scope="frame"`` the result is that of the whole clip. With "clip" it is an approximation, since
+        statistics are then a chunk's; in chunks of 8 frames it is what diffusers' ``AutoencoderKLCogVideoX`` does.
+
+        Args:
+            num_frames: frames of a chunk, a multiple of 4 (the first chunk also takes what does not divide evenly).
+
+        Raises:
+            ValueError: another number of frames.
+        """
+        if num_frames < TIME_FACTOR or num_frames % TIME_FACTOR:
+            raise ValueError(f"num_frames is {num_frames}; it must be a multiple of {TIME_FACTOR}")
+        self.chunk_frames = num_frames
+
+    def disable_chunking(self) -> None:
+        """Encode and decode clips whole again."""
+        self.chunk_frames = None
 
     def encode(self, clip: Tensor) -> AutoencoderKLOutput:
         """The latent's distribution, raw (not in the J-DiT's scale).
@@ -79,11 +144,8 @@ class STVAE(ModelMixin, ConfigMixin):
             clip: (batch, 3, 1 + 4k, height, width) in [-1, 1], height and width multiples of 8.
         """
         self.check_clip(clip)
-        mean, logvar = self.encoder(clip.to(self.dtype)).to(clip.dtype).chunk(2, dim=1)
-        if self.shortcut is not None:
-            with torch.autocast(clip.device.type, enabled=False):  # rounded to bf16, the codec would lose its floor
-                mean = mean + self.shortcut.encode(clip)
-        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(torch.cat([mean, logvar], dim=1)))
+        moments = self._piecewise(self._encode, clip, unit=SPACE_FACTOR, scale=Fraction(1, SPACE_FACTOR))
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments))
 
     def decode(self, latent: Tensor) -> DecoderOutput:
         """The clip (batch, 3, 1 + 4k, height, width) of a raw latent (batch, channels, 1 + k, height/8, width/8)."""
@@ -92,11 +154,40 @@ class STVAE(ModelMixin, ConfigMixin):
                 f"expected a latent (batch, {self.config.latent_channels}, latent_frames, height, width), "
                 f"got shape {tuple(latent.shape)}"
             )
-        clip = self.decoder(latent.to(self.dtype)).to(latent.dtype)
+        return DecoderOutput(sample=self._piecewise(self._decode, latent, unit=1, scale=Fraction(SPACE_FACTOR)))
+
+    def _encode(self, clip: Tensor) -> Tensor:
+        """Mean and log-variance, (batch, 2 * channels, 1 + k, height/8, width/8)."""
+        mean, logvar = run_in_chunks(self.encoder, clip.to(self.dtype), self.chunk_frames).to(clip.dtype).chunk(2, 1)
+        if self.shortcut is not None:
+            with torch.autocast(clip.device.type, enabled=False):  # rounded to bf16, the codec would lose its floor
+                mean = mean + self.shortcut.encode(clip)
+        return torch.cat([mean, logvar], dim=1)
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        size = self.chunk_frames and self.chunk_frames // TIME_FACTOR
+        clip = run_in_chunks(self.decoder, latent.to(self.dtype), size).to(latent.dtype)
         if self.shortcut is not None:
             with torch.autocast(latent.device.type, enabled=False):
                 clip = clip + self.shortcut.decode(latent)
-        return DecoderOutput(sample=clip)
+        return clip
+
+    def _piecewise(self, function: Callable[[Tensor], Tensor], x: Tensor, unit: int, scale: Fraction) -> Tensor:
+        """Apply ``_encode`` or ``_decode`` whole, in tiles or sample by sample, as was asked for.
+
+        Args:
+            unit: pixels of ``x`` to one of the latent.
+            scale: of the result's sides to those of ``x``.
+        """
+        if self.use_slicing and len(x) > 1:
+            return torch.cat([self._piecewise(function, sample, unit, scale) for sample in x.split(1)])
+        cells = (self.tile_sample_min_height // SPACE_FACTOR, self.tile_sample_min_width // SPACE_FACTOR)
+        tile = tuple(unit * size for size in cells)
+        if not self.use_tiling or (x.shape[-2] <= tile[0] and x.shape[-1] <= tile[1]):
+            return function(x)
+        shares = (self.tile_overlap_factor_height, self.tile_overlap_factor_width)
+        overlap = tuple(unit * min(round(size * share), size - 1) for size, share in zip(cells, shares, strict=True))
+        return run_in_tiles(function, x, tile, overlap, scale)
 
     def forward(
         self, clip: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None

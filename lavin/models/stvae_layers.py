@@ -1,13 +1,14 @@
 """Layers of the ST-VAE: causal convolution, normalisation, residual blocks, resampling, encoder and decoder.
 
 Inside the network a clip's frames lie in the batch, ``(batch * frames, channels, height, width)``, and every layer is
-told ``num_frames``: all but the causal convolution and the clip-wide norm then see plain images. With one frame nothing
-is ever permuted, and images cost what they cost a 2D network.
+told their ``Frames``: all but the causal convolution and the clip-wide norm then see plain images. With one frame
+nothing is ever permuted, and images cost what they cost a 2D network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -15,7 +16,28 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-NormFactory = Callable[[int], nn.Module]  # channel count -> norm, called with (x, num_frames, latent)
+NormFactory = Callable[[int], nn.Module]  # channel count -> norm, called with (x, frames, latent)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames that lie in the batch; for a clip that comes in chunks, also what is left of the chunks before.
+
+    Args:
+        count: how many of each clip.
+        lone: 1 if the clip's first frame is among them, which is never averaged with another or doubled, else 0.
+        history: each causal convolution's last input frames of the chunk before; None for a clip that comes whole.
+    """
+
+    count: int
+    lone: int = 1
+    history: dict[nn.Module, Tensor] | None = None
+
+    def halved(self) -> Frames:
+        return replace(self, count=self.lone + (self.count - self.lone) // 2)
+
+    def doubled(self) -> Frames:
+        return replace(self, count=self.lone + (self.count - self.lone) * 2)
 
 
 def fold(clip: Tensor) -> Tensor:
@@ -34,16 +56,20 @@ class CausalConv3d(nn.Conv3d):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
         super().__init__(in_channels, out_channels, kernel_size, padding=(0, kernel_size // 2, kernel_size // 2))
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        if num_frames == 1 or self.kernel_size[0] == 1:
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        if self.kernel_size[0] == 1 or (frames.count == 1 and frames.history is None):
             # Before the first frame lie only its copies, so the kernel's slices in time add up to one 2D kernel.
             return F.conv2d(x, sum(self.weight.unbind(2)), self.bias, padding=self.padding[1:])
-        return fold(self.over_time(unfold(x, num_frames)))
+        return fold(self.over_time(unfold(x, frames.count), frames.history))
 
-    def over_time(self, clip: Tensor) -> Tensor:
+    def over_time(self, clip: Tensor, history: dict[nn.Module, Tensor] | None = None) -> Tensor:
         """The convolution itself, on (batch, channels, frames, height, width)."""
-        first_frame = clip[:, :, :1].expand(-1, -1, self.kernel_size[0] - 1, -1, -1)
-        return super().forward(torch.cat([first_frame, clip], dim=2))
+        before = self.kernel_size[0] - 1
+        past = history.get(self) if history is not None else None
+        clip = torch.cat([clip[:, :, :1].expand(-1, -1, before, -1, -1) if past is None else past, clip], dim=2)
+        if history is not None:
+            history[self] = clip[:, :, -before:].clone()
+        return super().forward(clip)
 
 
 class ClipGroupNorm(nn.GroupNorm):
@@ -56,10 +82,10 @@ class ClipGroupNorm(nn.GroupNorm):
         super().__init__(num_groups, channels, eps=1e-6)
         self.scope = scope
 
-    def forward(self, x: Tensor, num_frames: int, latent: Tensor | None = None) -> Tensor:
-        if self.scope == "frame" or num_frames == 1:
+    def forward(self, x: Tensor, frames: Frames, latent: Tensor | None = None) -> Tensor:
+        if self.scope == "frame" or frames.count == 1:
             return super().forward(x)
-        return fold(super().forward(unfold(x, num_frames)))
+        return fold(super().forward(unfold(x, frames.count)))
 
 
 class LatentGroupNorm(nn.Module):
@@ -77,20 +103,20 @@ class LatentGroupNorm(nn.Module):
             nn.init.zeros_(conv.weight)
             nn.init.constant_(conv.bias, bias)
 
-    def forward(self, x: Tensor, num_frames: int, latent: Tensor) -> Tensor:
-        """Args: x: (batch * num_frames, channels, h, w); latent: (batch, latent_channels, latent_frames, h', w')."""
-        z = fold(repeat_frames(latent, num_frames))
+    def forward(self, x: Tensor, frames: Frames, latent: Tensor) -> Tensor:
+        """Args: x: (batch * frames, channels, h, w); latent: (batch, latent_channels, latent_frames, h', w')."""
+        z = fold(repeat_frames(latent, frames))
         factor = x.shape[-1] // z.shape[-1]
-        scale, shift = (upsample_nearest(conv(z, num_frames), factor) for conv in (self.scale, self.shift))
-        return torch.addcmul(shift, self.norm(x, num_frames).to(scale.dtype), scale)
+        scale, shift = (upsample_nearest(conv(z, frames), factor) for conv in (self.scale, self.shift))
+        return torch.addcmul(shift, self.norm(x, frames).to(scale.dtype), scale)
 
 
-def repeat_frames(clip: Tensor, num_frames: int) -> Tensor:
-    """Nearest resize in time to ``num_frames``: the first frame stands alone, the others share the rest evenly."""
-    if clip.shape[2] == num_frames:
+def repeat_frames(clip: Tensor, frames: Frames) -> Tensor:
+    """Nearest resize in time to ``frames.count``: the first frame stands alone, the others share the rest evenly."""
+    if clip.shape[2] == frames.count:
         return clip
-    factor = (num_frames - 1) // (clip.shape[2] - 1)
-    return torch.cat([clip[:, :, :1], clip[:, :, 1:].repeat_interleave(factor, dim=2)], dim=2)
+    factor = (frames.count - frames.lone) // (clip.shape[2] - frames.lone)
+    return torch.cat([clip[:, :, : frames.lone], clip[:, :, frames.lone :].repeat_interleave(factor, dim=2)], dim=2)
 
 
 def upsample_nearest(x: Tensor, factor: int) -> Tensor:
@@ -112,10 +138,10 @@ class ResidualBlock(nn.Module):
         self.conv2 = CausalConv3d(out_channels, out_channels)
         self.skip = CausalConv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def forward(self, x: Tensor, num_frames: int, latent: Tensor | None = None) -> Tensor:
-        update = self.conv1(F.silu(self.norm1(x, num_frames, latent)), num_frames)
-        update = self.conv2(F.silu(self.norm2(update, num_frames, latent)), num_frames)
-        return (x if self.skip is None else self.skip(x, num_frames)) + update
+    def forward(self, x: Tensor, frames: Frames, latent: Tensor | None = None) -> Tensor:
+        update = self.conv1(F.silu(self.norm1(x, frames, latent)), frames)
+        update = self.conv2(F.silu(self.norm2(update, frames, latent)), frames)
+        return (x if self.skip is None else self.skip(x, frames)) + update
 
 
 class Downsample(nn.Module):
@@ -126,13 +152,13 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
         self.time = time
 
-    def forward(self, x: Tensor, num_frames: int) -> tuple[Tensor, int]:
-        if self.time and num_frames > 1:
-            clip = unfold(x, num_frames)
-            pairs = (clip[:, :, 1::2] + clip[:, :, 2::2]) / 2  # the first frame passes alone
-            x = fold(torch.cat([clip[:, :, :1], pairs], dim=2))
-            num_frames = 1 + num_frames // 2
-        return self.conv(F.pad(x, (0, 1, 0, 1))), num_frames
+    def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
+        if self.time and frames.count > frames.lone:
+            clip, lone = unfold(x, frames.count), frames.lone
+            pairs = (clip[:, :, lone::2] + clip[:, :, lone + 1 :: 2]) / 2  # the first frame passes alone
+            x = fold(torch.cat([clip[:, :, :lone], pairs], dim=2))
+            frames = frames.halved()
+        return self.conv(F.pad(x, (0, 1, 0, 1))), frames
 
 
 # What two taps of the small image see of a 3-tap kernel on the doubled one: (output phase, tap, tap of the kernel).
@@ -162,11 +188,11 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.time = time
 
-    def forward(self, x: Tensor, num_frames: int) -> tuple[Tensor, int]:
-        if self.time and num_frames > 1:
-            x = fold(repeat_frames(unfold(x, num_frames), 2 * num_frames - 1))
-            num_frames = 2 * num_frames - 1
-        return upsample_and_convolve(x, self.conv.weight, self.conv.bias), num_frames
+    def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
+        if self.time and frames.count > frames.lone:
+            x = fold(repeat_frames(unfold(x, frames.count), frames.doubled()))
+            frames = frames.doubled()
+        return upsample_and_convolve(x, self.conv.weight, self.conv.bias), frames
 
 
 class Stage(nn.Module):
@@ -181,13 +207,15 @@ class Stage(nn.Module):
         self.resample = resample
         self.gradient_checkpointing = False
 
-    def forward(self, x: Tensor, num_frames: int, latent: Tensor | None = None) -> tuple[Tensor, int]:
+    def forward(self, x: Tensor, frames: Frames, latent: Tensor | None = None) -> tuple[Tensor, Frames]:
+        # Computed a second time, a block would find its own frames in the history.
+        checkpointing = self.gradient_checkpointing and torch.is_grad_enabled() and frames.history is None
         for block in self.blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(block, x, num_frames, latent)
+            if checkpointing:
+                x = self._gradient_checkpointing_func(block, x, frames, latent)
             else:
-                x = block(x, num_frames, latent)
-        return (x, num_frames) if self.resample is None else self.resample(x, num_frames)
+                x = block(x, frames, latent)
+        return (x, frames) if self.resample is None else self.resample(x, frames)
 
 
 class Encoder(nn.Module):
@@ -207,13 +235,13 @@ class Encoder(nn.Module):
         self.norm_out = norm(channels[-1])
         self.conv_out = CausalConv3d(channels[-1], 2 * latent_channels)
 
-    def forward(self, clip: Tensor) -> Tensor:
-        num_frames = clip.shape[2]
-        x = self.conv_in(fold(clip), num_frames)
+    def forward(self, clip: Tensor, frames: Frames | None = None) -> Tensor:
+        frames = frames or Frames(clip.shape[2])
+        x = self.conv_in(fold(clip), frames)
         for stage in [*self.stages, self.middle]:
-            x, num_frames = stage(x, num_frames)
-        x = self.conv_out(F.silu(self.norm_out(x, num_frames)), num_frames)
-        return unfold(x, num_frames)
+            x, frames = stage(x, frames)
+        x = self.conv_out(F.silu(self.norm_out(x, frames)), frames)
+        return unfold(x, frames.count)
 
 
 class Decoder(nn.Module):
@@ -235,10 +263,10 @@ class Decoder(nn.Module):
         self.norm_out = norm(channels[-1])
         self.conv_out = CausalConv3d(channels[-1], 3)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        num_frames = latent.shape[2]
-        x = self.conv_in(fold(latent), num_frames)
+    def forward(self, latent: Tensor, frames: Frames | None = None) -> Tensor:
+        frames = frames or Frames(latent.shape[2])
+        x = self.conv_in(fold(latent), frames)
         for stage in [self.middle, *self.stages]:
-            x, num_frames = stage(x, num_frames, latent)
-        x = self.conv_out(F.silu(self.norm_out(x, num_frames, latent)), num_frames)
-        return unfold(x, num_frames)
+            x, frames = stage(x, frames, latent)
+        x = self.conv_out(F.silu(self.norm_out(x, frames, latent)), frames)
+        return unfold(x, frames.count)

@@ -74,6 +74,11 @@ class Weights:
         entries = {name: Entry(entry.shape, dtype) for name, entry in self.entries.items()}
         return Weights(self.origin, entries, lambda name: self.read(name).to(dtype))
 
+    def renamed(self, names: Mapping[str, str]) -> Weights:
+        """The weights ``names`` lists, new name -> present one."""
+        entries = {new: self.entries[present] for new, present in names.items()}
+        return Weights(self.origin, entries, lambda new: self.read(names[new]))
+
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
