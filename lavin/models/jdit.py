@@ -16,17 +16,40 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lavin.models.attention import check_backend
-from lavin.models.jdit_layers import JDiTBlock, Layout, TimestepEmbedding, patchify, rms_norm, unpatchify
+from lavin.models.jdit_layers import (
+    JDiTBlock,
+    KeysValues,
+    Layout,
+    TimestepEmbedding,
+    patchify,
+    rms_norm,
+    unpatchify,
+)
 from lavin.models.rope import coordinates, rotation
 
 
 @dataclass
 class ConditionCache:
-    """Every layer's keys and values of a condition, (batch, tokens, kv_heads, head_dim); causal models only."""
+    """Every layer's keys and values of a condition, or of the part of one that follows ``past``.
 
-    layers: list[tuple[Tensor, Tensor]]
+    Args:
+        layers: keys and values, each (batch, tokens, kv_heads, head_dim); a part of batch 1 serves any batch.
+        frames: latent frames of this part.
+        past: the clips before; shared, not copied, by all that continue it.
+    """
+
+    layers: list[KeysValues]
     frames: int
-    """Latent frames of the condition."""
+    past: ConditionCache | None = None
+
+    @property
+    def all_frames(self) -> int:
+        """Latent frames of the whole condition."""
+        return self.frames + (self.past.all_frames if self.past else 0)
+
+    def parts(self, layer: int) -> list[KeysValues]:
+        """One layer's keys and values, part after part."""
+        return [*(self.past.parts(layer) if self.past else []), self.layers[layer]]
 
 
 def causal_masks(
@@ -63,6 +86,9 @@ class JDiT(ModelMixin, ConfigMixin):
       target of pair i sees the pairs before i, input i and itself. Nothing in the condition then depends on the
       target or on t: it can be computed once (``encode_condition``), and one sequence can train the targets of all
       its pairs in parallel.
+
+    In ``full`` mode the condition's keys and values of one call (``return_cache``) may serve the next calls, whose t is
+    another: an approximation, since the condition changes little between neighbouring steps.
 
     Args:
         latent_channels: channels of the ST-VAE's latent.
@@ -144,7 +170,8 @@ class JDiT(ModelMixin, ConfigMixin):
         *,
         cache: ConditionCache | None = None,
         clip_frames: Sequence[int] | None = None,
-    ) -> Tensor:
+        return_cache: bool = False,
+    ) -> Tensor | tuple[Tensor, ConditionCache]:
         """Velocity of the targets.
 
         Args:
@@ -152,11 +179,12 @@ class JDiT(ModelMixin, ConfigMixin):
             t: flow time in [0, 1], 0 noise, 1 data: (batch,) for one target, or (batch, targets) for the targets of
                 the condition's last inputs in parallel (``causal`` only).
             condition: clean latents, (batch, channels, all frames, height, width).
-            cache: instead of a condition, what ``encode_condition`` made of it (``causal`` only).
+            cache: instead of a condition, what ``encode_condition`` or an earlier call made of it.
             clip_frames: latent frames of every condition clip; by default as many as a target has.
+            return_cache: also return the condition's keys and values.
 
         Returns:
-            Velocity in the shape of ``noisy_target``.
+            Velocity in the shape of ``noisy_target``; with ``return_cache`` a tuple of it and the cache.
 
         Raises:
             ValueError: inputs that do not fit each other or the model.
@@ -169,40 +197,50 @@ class JDiT(ModelMixin, ConfigMixin):
         timestep = self.timestep_embedding(t) + self.target_stream
         target_t = timestep[:, None] if t.ndim == 1 else timestep.repeat_interleave(target.shape[1] // targets, dim=1)
         if cache is not None:
-            layout = self.layout(noisy_target, targets, cache.frames, None)
-            for block, cached in zip(self.blocks, cache.layers, strict=True):
-                target = block.forward_target(target, target_t, cached, layout)
+            layout = self.layout(noisy_target, targets, cache.all_frames, None)
+            for number, block in enumerate(self.blocks):
+                target = block.forward_target(target, target_t, cache.parts(number), layout)
         else:
-            layout = self.layout(
-                noisy_target, targets, condition.shape[2], clip_frames or equal_clips(condition, frames)
-            )
+            clip_frames = clip_frames or equal_clips(condition, frames)
+            layout = self.layout(noisy_target, targets, condition.shape[2], clip_frames)
             tokens, condition_t = self.embed_condition(condition, t)
+            cache = ConditionCache([], condition.shape[2])
             for block in self.blocks:
-                tokens, target = self.run(block, tokens, target, condition_t, target_t, layout)
+                if return_cache:
+                    tokens, target, cached = block.forward_caching(tokens, target, condition_t, target_t, layout)
+                    cache.layers.append(cached)
+                else:
+                    tokens, target = self.run(block, tokens, target, condition_t, target_t, layout)
         # One scale a target, not a token: targets of one sequence differ in t.
         scale = 1 + self.out_scale(F.silu(target_t))
         velocity = self.out(rms_norm(target) * scale)
-        return unpatchify(velocity, self.config.patch_size, noisy_target.shape[2], height, width)
+        velocity = unpatchify(velocity, self.config.patch_size, noisy_target.shape[2], height, width)
+        return (velocity, cache) if return_cache else velocity
 
-    def encode_condition(self, condition: Tensor, clip_frames: Sequence[int] | None = None) -> ConditionCache:
+    def encode_condition(
+        self, condition: Tensor, clip_frames: Sequence[int] | None = None, past: ConditionCache | None = None
+    ) -> ConditionCache:
         """Keys and values of a condition, which serve any t and any noise (``causal`` models only, exact).
 
         Args:
             condition: clean latents, (batch, channels, frames, height, width).
             clip_frames: latent frames of every clip; by default 1 (images).
+            past: clips that come before, encoded earlier: a context serves many queries. Of the condition's batch, or
+                of batch 1.
 
         Raises:
             ValueError: the model's attention is ``full``: its condition depends on the target.
         """
         if self.config.attention != "causal":
             raise ValueError("only a model with attention='causal' can encode its condition once; this one is 'full'")
-        layout = self.layout(condition[:, :, :1], 1, condition.shape[2], clip_frames or [1] * condition.shape[2])
+        clip_frames = clip_frames or [1] * condition.shape[2]
+        layout = self.layout(condition[:, :, :1], 1, condition.shape[2], clip_frames, past.all_frames if past else 0)
         tokens, timestep = self.embed_condition(condition, condition.new_ones(condition.shape[0]))
         layers = []
-        for block in self.blocks:
-            tokens, cached = block.forward_condition(tokens, timestep, layout)
+        for number, block in enumerate(self.blocks):
+            tokens, cached = block.forward_condition(tokens, timestep, layout, past.parts(number) if past else ())
             layers.append(cached)
-        return ConditionCache(layers, condition.shape[2])
+        return ConditionCache(layers, condition.shape[2], past)
 
     def embed_condition(self, condition: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of the condition and its embedded timestep: the target's t in ``full`` mode, 1 in ``causal``."""
@@ -211,7 +249,12 @@ class JDiT(ModelMixin, ConfigMixin):
         return tokens, (self.timestep_embedding(t) + self.condition_stream)[:, None]
 
     def layout(
-        self, noisy_target: Tensor, targets: int, condition_frames: int, clip_frames: Sequence[int] | None
+        self,
+        noisy_target: Tensor,
+        targets: int,
+        condition_frames: int,
+        clip_frames: Sequence[int] | None,
+        past_frames: int = 0,
     ) -> Layout:
         """Coordinates of all tokens, and the causal masks unless attention is ``full`` or the condition is cached.
 
@@ -220,7 +263,7 @@ class JDiT(ModelMixin, ConfigMixin):
         height, width = (size // self.config.patch_size for size in noisy_target.shape[3:])
         frames, device = noisy_target.shape[2] // targets, noisy_target.device
         head_dim = self.config.hidden_size // self.config.num_heads
-        condition_rope = rotation(coordinates(0, condition_frames, height, width, device), head_dim)
+        condition_rope = rotation(coordinates(past_frames, condition_frames, height, width, device), head_dim)
         starts = [condition_frames]
         if clip_frames is not None and self.config.attention == "causal":
             if sum(clip_frames) != condition_frames:
@@ -236,6 +279,8 @@ class JDiT(ModelMixin, ConfigMixin):
         if self.config.attention == "causal" and clip_frames is not None:
             masks = causal_masks(clip_frames, targets, frames, height * width, device)
             layout.condition_mask, layout.target_mask = masks
+            if past_frames:  # all of it is visible
+                layout.condition_mask = F.pad(layout.condition_mask, (past_frames * height * width, 0), value=True)
         return layout
 
     def run(self, block: JDiTBlock, *args) -> tuple[Tensor, Tensor]:
@@ -250,10 +295,8 @@ class JDiT(ModelMixin, ConfigMixin):
         channels, patch = self.config.latent_channels, self.config.patch_size
         if (condition is None) == (cache is None):
             raise ValueError("give either a condition or the cache of one")
-        if self.config.attention == "full" and (cache is not None or t.ndim != 1):
-            raise ValueError(
-                "a model with attention='full' takes no cache and one target a sequence: t of shape (batch,)"
-            )
+        if self.config.attention == "full" and t.ndim != 1:
+            raise ValueError("a model with attention='full' takes one target a sequence: t of shape (batch,)")
         latents = {"noisy_target": noisy_target} | ({} if condition is None else {"condition": condition})
         for name, latent in latents.items():
             if latent.ndim != 5 or latent.shape[1] != channels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from torchvision.ops import StochasticDepth
 from lavin.models.attention import attend
 from lavin.models.rope import Rope, rotate
 
+KeysValues = tuple[Tensor, Tensor]
+"""Of one layer: each (batch, tokens, kv_heads, head_dim)."""
 NORM_EPS = 1e-6
 FREQUENCIES = 128
 """Cosines of the timestep embedding; as many sines follow."""
@@ -173,9 +176,15 @@ class JDiTBlock(nn.Module):
             condition_t, target_t: embedded timesteps, (batch, 1 or tokens, hidden_size).
             layout: where tokens stand and who sees whom.
         """
+        return self.forward_caching(condition, target, condition_t, target_t, layout)[:2]
+
+    def forward_caching(
+        self, condition: Tensor, target: Tensor, condition_t: Tensor, target_t: Tensor, layout: Layout
+    ) -> tuple[Tensor, Tensor, KeysValues]:
+        """``forward``, and the condition's keys and values."""
         if layout.condition_mask is not None:
             condition, cached = self.forward_condition(condition, condition_t, layout)
-            return condition, self.forward_target(target, target_t, cached, layout)
+            return condition, self.forward_target(target, target_t, [cached], layout), cached
         c, x = self.condition.modulation(condition_t), self.target.modulation(target_t)
         of_condition = self.condition.project(condition, c, layout.condition_rope)
         of_target = self.target.project(target, x, layout.target_rope)
@@ -184,33 +193,44 @@ class JDiTBlock(nn.Module):
         seen_by_condition, seen_by_target = attended.split([condition.shape[1], target.shape[1]], dim=1)
         if not self.last:
             condition = self.condition.update(condition, seen_by_condition, c)
-        return condition, self.target.update(target, seen_by_target, x)
+        return condition, self.target.update(target, seen_by_target, x), of_condition[1:]
 
     def forward_condition(
-        self, condition: Tensor, timestep: Tensor, layout: Layout
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Causal mode: the condition never sees a target, so it runs alone; also its keys and values."""
-        adarn = self.condition.modulation(timestep)
-        q, k, v = self.condition.project(condition, adarn, layout.condition_rope)
-        if not self.last:
-            attended = attend(q, k, v, layout.condition_mask, self.backend)
-            condition = self.condition.update(condition, attended, adarn)
-        return condition, (k, v)
+        self, condition: Tensor, timestep: Tensor, layout: Layout, past: Sequence[KeysValues] = ()
+    ) -> tuple[Tensor, KeysValues]:
+        """Causal mode: the condition never sees a target, so it runs alone; also its own keys and values.
 
-    def forward_target(self, target: Tensor, timestep: Tensor, cached: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
-        """Causal mode: targets see the condition's keys and values, and each one itself."""
+        Args:
+            past: keys and values of the clips before these, where those were encoded earlier.
+        """
+        adarn = self.condition.modulation(timestep)
+        q, *own = self.condition.project(condition, adarn, layout.condition_rope)
+        if not self.last:
+            k, v = joined([*past, own])
+            condition = self.condition.update(condition, attend(q, k, v, layout.condition_mask, self.backend), adarn)
+        return condition, tuple(own)
+
+    def forward_target(self, target: Tensor, timestep: Tensor, cached: Sequence[KeysValues], layout: Layout) -> Tensor:
+        """Targets see the condition's keys and values, in one part or several, and each one itself."""
         adarn = self.target.modulation(timestep)
         q, *own = self.target.project(target, adarn, layout.target_rope)
-        k, v = (torch.cat(parts, dim=1) for parts in zip(cached, own, strict=True))
+        k, v = joined([*cached, own])
         return self.target.update(target, attend(q, k, v, layout.target_mask, self.backend), adarn)
+
+
+def joined(parts: Sequence[KeysValues]) -> KeysValues:
+    """Parts of a sequence as one; a part of batch 1 is shared by all of the batch."""
+    batch = max(len(k) for k, _ in parts)
+    keys, values = zip(*parts, strict=True)
+    return tuple(torch.cat([part.expand(batch, -1, -1, -1) for part in half], dim=1) for half in (keys, values))
 
 
 @dataclass
 class Layout:
     """Where tokens stand in (t, y, x), and who sees whom: masks are bool, True where a query (row) sees a key.
 
-    ``condition_mask`` (condition, condition) is None in ``full`` mode; ``target_mask`` (target, condition + target)
-    is None where every target token sees everything.
+    ``condition_mask`` (condition, past + condition) is None where all is visible, as in ``full`` mode; likewise
+    ``target_mask`` (target, condition + target).
     """
 
     condition_rope: Rope

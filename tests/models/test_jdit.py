@@ -147,6 +147,40 @@ def test_cached_condition_is_exact():
         torch.testing.assert_close(model(noisy, t, cache=cache), model(noisy, t, condition), atol=1e-12, rtol=0)
 
 
+def test_a_context_encoded_once_serves_many_queries():
+    """Pairs of batch 1, then three queries of it, equal the whole sequences; the pairs are not copied."""
+    model, noisy, pairs, queries = tiny("causal"), latents(3, 1), latents(1, 4), latents(3, 1)
+    whole = torch.cat([pairs.expand(3, -1, -1, -1, -1), queries], dim=2)
+    context = model.encode_condition(pairs)
+    cache = model.encode_condition(queries, past=context)
+    assert cache.past is context and cache.all_frames == 5 and cache.layers[0][0].shape[:2] == (3, 4)
+    t = torch.rand(3)
+    torch.testing.assert_close(model(noisy, t, cache=cache), model(noisy, t, whole), atol=1e-12, rtol=0)
+
+
+def test_clips_may_be_encoded_one_after_another():
+    model, noisy, condition, t = tiny("causal"), latents(2, 1), latents(2, 5), torch.rand(2)
+    cache = None
+    for frame in range(5):
+        cache = model.encode_condition(condition[:, :, frame : frame + 1], past=cache)
+    torch.testing.assert_close(model(noisy, t, cache=cache), model(noisy, t, condition), atol=1e-12, rtol=0)
+    pairs = model.encode_condition(condition[:, :, :2])
+    cache = model.encode_condition(condition[:, :, 2:], past=pairs)  # several clips after a past: masked
+    torch.testing.assert_close(model(noisy, t, cache=cache), model(noisy, t, condition), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["full", "causal"])
+def test_a_call_may_leave_its_cache_to_the_next(attention):
+    """Exact at the t and target that made it; at others exact for causal models only."""
+    model, noisy, condition, t = tiny(attention), latents(2, 1), latents(2, 5), torch.rand(2)
+    velocity, cache = model(noisy, t, condition, return_cache=True)
+    torch.testing.assert_close(velocity, model(noisy, t, condition), atol=1e-12, rtol=0)
+    torch.testing.assert_close(model(noisy, t, cache=cache), velocity, atol=1e-12, rtol=0)
+    later = model(noisy + 1, t / 2, condition)
+    gap = (model(noisy + 1, t / 2, cache=cache) - later).abs().max()
+    assert gap < 1e-12 if attention == "causal" else 1e-6 < gap < later.abs().max()
+
+
 def test_image_pairs_may_define_a_task_for_a_clip():
     model, noisy, t = tiny("causal"), latents(1, 2), torch.rand(1)
     condition = latents(1, 4)  # two images and a query of two frames
@@ -219,7 +253,7 @@ def test_unknown_attention_backend_is_refused():
 
 def test_inputs_that_do_not_fit_are_refused():
     model, noisy, t, condition = tiny("full"), latents(1, 1), torch.rand(1), latents(1, 3)
-    with pytest.raises(ValueError, match="no cache and one target"):
+    with pytest.raises(ValueError, match="one target a sequence"):
         model(noisy, torch.rand(1, 2), condition)
     with pytest.raises(ValueError, match="either a condition or the cache"):
         model(noisy, t)
