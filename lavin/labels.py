@@ -35,11 +35,22 @@ def reads_picture(name: str) -> bool:
     return isinstance(get_task(name), RestorationTask)
 
 
-def standard_definition(task: Task, targets: Sequence[Picture]) -> Definition:
+def standard_definition(task: Task, colours: Sequence[tuple[int, int, int]]) -> Definition:
     """The drawing style in which a task's predictions are read: the task's standard one; for semantic segmentation,
-    where nothing else tells them, the colours of the context's targets."""
+    where nothing else tells them, the colours of the context's targets.
+
+    Args:
+        colours: see ``palette``.
+
+    Raises:
+        InputError: a semantic label with too many colours or none.
+    """
     if isinstance(task, SemanticTask):
-        colours = palette(targets)
+        if not 1 <= len(colours) <= MAX_CLASSES:
+            shown = f"more than {MAX_CLASSES}" if colours else "no"
+            raise InputError(
+                f"the context's targets show {shown} colours; a semantic label needs 1 to {MAX_CLASSES} plain ones"
+            )
         ids = tuple(range(len(colours)))
         return task.definition_type(classes=tuple(f"class {i}" for i in ids), class_ids=ids, colours=colours)
     if hasattr(task, "standard_definition"):
@@ -49,16 +60,12 @@ def standard_definition(task: Task, targets: Sequence[Picture]) -> Definition:
 
 
 def palette(targets: Sequence[Picture]) -> tuple[tuple[int, int, int], ...]:
-    """The colours that the targets are drawn in, black (= ignore) apart, in lexicographic order: class 0, 1, ..."""
+    """The colours that the targets are drawn in, black (= ignore) apart, in lexicographic order: class 0, 1, ...; of
+    photos, which have more than classes can be, the first ones and one too many."""
     numbers = torch.cat([colour_numbers(target.frames).flatten() for target in targets])
     numbers, counts = numbers.unique(return_counts=True)
-    kept = numbers[(counts >= SMALLEST_CLASS * counts.sum()) & (numbers > 0)].tolist()
-    shown = [(number >> 16, number >> 8 & 255, number & 255) for number in kept]
-    if not 1 <= len(shown) <= MAX_CLASSES:
-        raise InputError(
-            f"the context's targets show {len(shown)} colours; a semantic label needs 1 to {MAX_CLASSES} plain ones"
-        )
-    return tuple(shown)
+    kept = numbers[(counts >= SMALLEST_CLASS * counts.sum()) & (numbers > 0)][: MAX_CLASSES + 1].tolist()
+    return tuple((number >> 16, number >> 8 & 255, number & 255) for number in kept)
 
 
 def colour_numbers(frames: Tensor) -> Tensor:

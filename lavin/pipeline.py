@@ -15,12 +15,14 @@ from torch import Generator, Tensor
 from lavin import flow
 from lavin.bundled import find_model, read_index
 from lavin.context import condition, unconditional
+from lavin.encoded import EncodedContext, fingerprint, thumbnails
 from lavin.errors import InputError, LavinError
-from lavin.labels import find_task, resize_label, standard_definition
-from lavin.models.jdit import JDiT
+from lavin.labels import find_task, palette, resize_label, standard_definition
+from lavin.models.jdit import ConditionCache, JDiT
 from lavin.models.stvae import STVAE, pad_frames
 from lavin.models.weights import load_component
 from lavin.pictures import Picture, read_context, read_queries, squash, to_output
+from lavin.speed import SPEEDS, Speed, find_speed
 from lavin.suggest import unknown
 from lavin.tasks.geometry import NormalsTask
 
@@ -127,7 +129,7 @@ class LavinPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        context: str | Path | Sequence[tuple[Any, Any]],
+        context: str | Path | Sequence[tuple[Any, Any]] | EncodedContext,
         query: Any,
         num_inference_steps: int = 20,
         guidance_scale: float = 1.5,
@@ -135,6 +137,7 @@ class LavinPipeline(DiffusionPipeline):
         output_type: str = "pil",
         task: str | None = None,
         ensemble_size: int = 1,
+        speed: str | Speed = "default",
     ) -> LavinOutput:
         """Predict the target of every query.
 
@@ -143,7 +146,8 @@ class LavinPipeline(DiffusionPipeline):
         the model's square and the prediction is resized back to the query's size.
 
         Args:
-            context: (input, target) pairs, or the folder of them.
+            context: (input, target) pairs, or the folder of them; or what ``encode_context`` made of them, which
+                spares them to every further call.
             query: a picture or a list of pictures, which run as one batch and have equally many frames.
             num_inference_steps: points of the time grid, at least 2, so one more than solver steps: 20 is the
                 release's "20 timesteps". Even and at least 4 with the ``linear_quadratic`` grid.
@@ -154,23 +158,30 @@ class LavinPipeline(DiffusionPipeline):
             output_type: ``pil``, ``np``, ``pt`` or ``latent``.
             task: also read each prediction as this task's label, in its standard drawing style.
             ensemble_size: predictions from so many noises are averaged.
+            speed: ``exact``, ``default`` or ``fast``, see ``lavin.speed``.
 
         Raises:
             InputError: something above does not hold; the message says what.
         """
         self.check_inputs(num_inference_steps, guidance_scale, output_type, task, ensemble_size)
-        pairs = read_context(context)
+        speed = find_speed(speed)
         queries = read_queries(query)
         generators = check_generators(generator, len(queries))
         task = find_task(task) if task else None
-        definition = standard_definition(task, [target for _, target in pairs]) if task else None
+        context = self.encode_context(context) if not isinstance(context, EncodedContext) else self.own(context)
+        definition = standard_definition(task, context.colours) if task else None
 
-        pair_latents = [(self.encode(pair_input), self.encode(pair_target)) for pair_input, pair_target in pairs]
         query_latent = torch.cat([self.encode(picture) for picture in queries])
         noise = draw_noise(query_latent, generators, ensemble_size)
         grid = flow.time_grid(self.config.time_grid, num_inference_steps).to(self.device)
         latents = self.solve(
-            pair_latents, query_latent.repeat_interleave(ensemble_size, 0), noise, grid, guidance_scale
+            context.latents,
+            query_latent.repeat_interleave(ensemble_size, 0),
+            noise,
+            grid,
+            guidance_scale,
+            speed,
+            context.cache,
         )
         if output_type == "latent":
             return LavinOutput(images=None, labels=None, latents=latents)
@@ -203,6 +214,38 @@ class LavinPipeline(DiffusionPipeline):
             if output_type == "latent":
                 raise InputError(f"task '{task}' reads pictures; output_type 'latent' makes none")
 
+    @torch.no_grad()
+    def encode_context(
+        self, context: str | Path | Sequence[tuple[Any, Any]], task: str | None = None
+    ) -> EncodedContext:
+        """Encode pairs once for any number of calls: ``pipe(context=pipe.encode_context("pairs/"), query=...)``.
+
+        Args:
+            context: (input, target) pairs, or the folder of them.
+            task: what they show, to note it in the file; see ``EncodedContext.save``.
+
+        Raises:
+            InputError: unreadable pairs, or an unknown task.
+        """
+        pairs = read_context(context)
+        task = find_task(task).name if task else None
+        latents = [(self.encode(pair_input), self.encode(pair_target)) for pair_input, pair_target in pairs]
+        cache = None
+        if self.jdit.config.attention == "causal":
+            halves = [half for pair in latents for half in pair]
+            cache = self.jdit.encode_condition(torch.cat(halves, dim=2), [half.shape[2] for half in halves])
+        small = thumbnails([tuple(squash(half.frames[:1], self.config.sample_size) for half in pair) for pair in pairs])
+        colours = palette([target for _, target in pairs])
+        return EncodedContext(latents, cache, self.fingerprints(), self.config.sample_size, small, colours, task)
+
+    def own(self, context: EncodedContext) -> EncodedContext:
+        """A context that this model encoded, on its device and in its precision; another model's is refused."""
+        context.check_fits(self.fingerprints(), self.config.sample_size)
+        return context.to(self.device, self.jdit.dtype)
+
+    def fingerprints(self) -> dict[str, str]:
+        return {"stvae": fingerprint(self.stvae), "jdit": fingerprint(self.jdit)}
+
     def encode(self, picture: Picture) -> Tensor:
         """A picture's latent on its own, (1, channels, latent_frames, height, width)."""
         clip = squash(picture.frames, self.config.sample_size).to(self.device)
@@ -226,6 +269,8 @@ class LavinPipeline(DiffusionPipeline):
         noise: Tensor,
         grid: Tensor,
         guidance_scale: float,
+        speed: Speed = SPEEDS["default"],
+        pairs_cache: ConditionCache | None = None,
     ) -> Tensor:
         """Follow the guided velocity from noise to the targets' latents.
 
@@ -236,40 +281,65 @@ class LavinPipeline(DiffusionPipeline):
             noise: as many, where the paths start.
             grid: times from 0 to 1.
             guidance_scale: 1 skips the pass without context.
+            speed: what is not computed anew at every step.
+            pairs_cache: keys and values of the pairs, where a causal model encoded them earlier.
         """
-        batch = len(query_latent)
-        pair_latents = [tuple(half.expand(batch, -1, -1, -1, -1) for half in pair) for pair in pair_latents]
-        clip_frames = [half.shape[2] for pair in pair_latents for half in pair] + [query_latent.shape[2]]
-        velocity = self.velocity(condition(pair_latents, query_latent), clip_frames)
-        if guidance_scale != 1:
-            with_context, without_context = velocity, self.velocity_without_context(query_latent)
-
-            def velocity(x: Tensor, t: Tensor) -> Tensor:
-                return flow.guide(with_context(x, t), without_context(x, t), guidance_scale)
-
+        with_context = self.velocity(pair_latents, query_latent, speed, pairs_cache)
+        without_context = self.velocity([], query_latent, speed) if guidance_scale != 1 else None
+        low, high = speed.guidance_interval
         with self.progress_bar(total=len(grid) - 1) as bar:
 
             def step(x: Tensor, t: Tensor) -> Tensor:
-                slope = velocity(x, t)
+                slope = with_context(x, t)
+                if without_context is not None and low <= t[0] <= high:
+                    slope = flow.guide(slope, without_context(x, t), guidance_scale)
                 bar.update()
                 return slope
 
             return flow.solve(step, noise, grid)
 
-    def velocity(self, condition: Tensor, clip_frames: list[int]) -> Velocity:
-        """(x, t) -> velocity under a condition; a causal model encodes the condition once, here."""
-        if self.jdit.config.attention == "causal":
-            cache = self.jdit.encode_condition(condition, clip_frames)
-            return lambda x, t: self.jdit(x, t, cache=cache).float()
-        return lambda x, t: self.jdit(x, t, condition, clip_frames=clip_frames).float()
+    def velocity(
+        self,
+        pair_latents: Sequence[tuple[Tensor, Tensor]],
+        query_latent: Tensor,
+        speed: Speed,
+        pairs_cache: ConditionCache | None = None,
+    ) -> Velocity:
+        """(x, t) -> velocity of the query's target; without pairs, as guidance needs it.
 
-    def velocity_without_context(self, query_latent: Tensor) -> Velocity:
-        """Without pairs a causal model sees the query alone, as its first target does in training; a full one sees
-        a zero frame before it (release)."""
-        frames = query_latent.shape[2]
-        if self.jdit.config.attention == "causal":
-            return self.velocity(query_latent, [frames])
-        return self.velocity(unconditional(query_latent), [1, frames])
+        A causal model then sees the query alone, as its first target does in training; a full one sees a zero frame
+        before it (release).
+        """
+        causal = self.jdit.config.attention == "causal"
+        pairs = [half for pair in pair_latents for half in pair]
+        clip_frames = [half.shape[2] for half in pairs]
+        if causal and speed.cached:
+            if pairs and pairs_cache is None:
+                pairs_cache = self.jdit.encode_condition(torch.cat(pairs, dim=2), clip_frames)
+            cache = self.jdit.encode_condition(query_latent, [query_latent.shape[2]], past=pairs_cache)
+            return lambda x, t: self.jdit(x, t, cache=cache).float()
+        clip_frames = [*clip_frames, query_latent.shape[2]]
+        sequence = condition([[half.expand(len(query_latent), -1, -1, -1, -1) for half in pairs]], query_latent)
+        if not pairs and not causal:
+            clip_frames, sequence = [1, *clip_frames], unconditional(query_latent)
+        if causal or speed.refresh == 1:
+            return lambda x, t: self.jdit(x, t, sequence, clip_frames=clip_frames).float()
+        return self.refreshed_velocity(sequence, clip_frames, speed.refresh)
+
+    def refreshed_velocity(self, sequence: Tensor, clip_frames: list[int], every: int | None) -> Velocity:
+        """The velocity of a full model that computes the condition at every ``every``-th call only, or at the first."""
+        calls, cache = 0, None
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            nonlocal calls, cache
+            if cache is None or (every is not None and calls % every == 0):
+                found, cache = self.jdit(x, t, sequence, clip_frames=clip_frames, return_cache=True)
+            else:
+                found = self.jdit(x, t, cache=cache)
+            calls += 1
+            return found.float()
+
+        return velocity
 
 
 def check_generators(generator: Generator | Sequence[Generator] | None, queries: int) -> list[Generator | None]:

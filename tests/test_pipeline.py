@@ -188,8 +188,12 @@ CONTEXT_OF_TWO_COLOURS = [(picture(0), two_colours())]
 def test_semantic_palette_is_read_from_the_targets():
     target = pictures.as_picture(two_colours(), "target")
     assert labels.palette([target]) == ((0, 170, 85), (255, 85, 0))  # black is "ignore"
-    with pytest.raises(InputError, match="targets show 0 colours"):
-        labels.palette([pictures.as_picture(Image.new("RGB", (4, 4)), "target")])
+    black = pictures.as_picture(Image.new("RGB", (4, 4)), "target")
+    with pytest.raises(InputError, match="targets show no colours"):
+        labels.standard_definition(REGISTRY["semantic"], labels.palette([black]))
+    gradient = Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3))
+    with pytest.raises(InputError, match="targets show more than"):
+        labels.standard_definition(REGISTRY["semantic"], labels.palette([pictures.as_picture(gradient, "target")]))
 
 
 def test_labels_are_resized_as_quantities():

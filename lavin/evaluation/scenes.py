@@ -23,12 +23,12 @@ from lavin.bundled import TRAINING_RECORD, read_json
 from lavin.data.mixture import Episode, Pool, draw_context
 from lavin.data.sample import Vocabulary
 from lavin.data.scenes import Scenes
+from lavin.encoded import fingerprint
 from lavin.errors import InputError
 from lavin.models.stvae import pad_frames
 from lavin.pipeline import LavinPipeline, draw_noise, find_task
 from lavin.tasks import REGISTRY, Definition, HeldOut, Task, codes
 from lavin.tasks.regions import ForegroundDefinition
-from lavin.training.latents import fingerprint
 
 SPLIT = "validation"
 SCENES_SEED = 0

@@ -124,12 +124,3 @@ def load_or_build(path: Path, key: dict, build) -> LatentCache:
         )
         aside.rename(path)
     return LatentCache(**load_file(path), tasks=list(key["tasks"]))
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """A short hash of a model's weights: latents are those of one ST-VAE only."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

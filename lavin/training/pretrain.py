@@ -14,13 +14,14 @@ from lavin import context, flow
 from lavin.bundled import TRAINING_RECORD, bundled_models, find_model
 from lavin.data.mixture import Pool, draw_context
 from lavin.data.scenes import Scenes
+from lavin.encoded import fingerprint
 from lavin.errors import InputError
 from lavin.models.jdit import JDiT
 from lavin.models.stvae import STVAE
 from lavin.models.weights import load_component
 from lavin.pipeline import LavinPipeline
 from lavin.training.config import PretrainConfig, to_dict
-from lavin.training.latents import LatentCache, build_cache, fingerprint, load_or_build
+from lavin.training.latents import LatentCache, build_cache, load_or_build
 from lavin.training.panels import panel
 from lavin.training.trainer import Trainer, numpy_rng, torch_rng
 
