@@ -1,4 +1,4 @@
-"""Scores of geometry: depth after alignment in disparity, angles between normals, edges with one pixel of slack."""
+"""Scores of geometry: depth up to scale and shift, angles between normals."""
 
 from __future__ import annotations
 
@@ -7,66 +7,91 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
-from lavin.metrics.base import SampleMean
+from lavin.metrics.base import PooledMean, SampleMean, beside, finite
+from lavin.metrics.edges import EdgeF  # noqa: F401  tasks.geometry finds the metrics of its three tasks here
 
 MIN_DEPTH_M = 1e-3
 MIN_DISPARITY = 1e-3
+FLAT = 1e-12
+"""Relative spread below which a prediction is constant: far below float32's steps, far above float64's rounding."""
 
 
-def fit_disparity(disparity: Tensor, depth_m: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift (s, t) = argmin of the sum of (s * p + t - 1 / d)², by plain least squares in float64.
+def fit(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift (s, t) = argmin of the sum of (s * p + t - y)², by plain least squares in float64.
+
+    A constant prediction has scale 0 and the target's mean as shift; without pixels the shift is NaN.
 
     Args:
-        disparity: relative disparity p, (n,).
-        depth_m: true depth d > 0 of the same pixels, (n,).
+        prediction: p, (n,).
+        target: y of the same pixels, (n,).
     """
-    p, target = disparity.double(), 1 / depth_m.double()
+    p, y = prediction.double(), target.double()
     centred = p - p.mean()
     variance = centred.square().sum()
-    scale = (centred * target).sum() / variance if variance else torch.zeros_like(variance)
-    return scale, target.mean() - scale * p.mean()
+    flat = variance <= FLAT**2 * p.square().sum()
+    scale = torch.zeros_like(variance) if flat else (centred * y).sum() / variance
+    return scale, y.mean() - scale * p.mean()
 
 
 def align_disparity(disparity: Tensor, depth_m: Tensor, max_depth_m: float | None = None) -> Tensor:
-    """Depth that a relative disparity means once its scale and shift are fitted to the truth.
+    """Depth that a relative disparity means once its scale and shift are fitted to the truth's (Ranftl et al. 2020).
 
     depth = 1 / max(s * p + t, 1e-3), clipped to [1e-3, max_depth]
     """
-    scale, shift = fit_disparity(disparity, depth_m)
+    scale, shift = fit(disparity, 1 / depth_m.double())
     depth = 1 / (scale * disparity.double() + shift).clamp(min=MIN_DISPARITY)
     return depth.clamp(MIN_DEPTH_M, max_depth_m)
 
 
+def align_depth(depth: Tensor, depth_m: Tensor, max_depth_m: float | None = None) -> Tensor:
+    """Metres that a relative depth means once its scale and shift are fitted to the truth (Ke et al. 2024).
+
+    depth = s * p + t, clipped to [1e-3, max_depth]
+    """
+    scale, shift = fit(depth, depth_m)
+    return (scale * depth.double() + shift).clamp(MIN_DEPTH_M, max_depth_m)
+
+
 class AlignedDepth(SampleMean):
-    """A depth score of relative disparity: align over the valid pixels of a picture (or of a clip, with one scale
-    and shift), score, then the mean over pictures. Valid is 1e-3 < depth < ``max_depth_m``.
+    """A score of relative depth: align over the valid pixels of a picture (or of a clip, with one scale and shift),
+    score, then the mean over pictures. Valid is 1e-3 < depth < ``max_depth_m``.
 
     Args:
         max_depth_m: where the truth ends, e.g. 10 for NYUv2; None for none.
+        space: what is predicted, and so where scale and shift are fitted: ``disparity`` or ``depth``. Fitting the
+            one as if it were the other costs a perfect prediction several per cent of AbsRel.
 
-    ``update`` takes disparity (frames, height, width) up to scale and shift, and depth in metres, NaN = invalid.
-    ``negative_scales`` counts pictures whose disparity came out upside down: they are failures, and not repaired.
+    ``update`` takes disparity (or depth) up to scale and shift, (frames, height, width), and depth in metres, NaN =
+    invalid. A benchmark's crop is a matter of the truth: set what lies outside to NaN.
+    ``negative_scales`` counts pictures whose prediction came out upside down: they are failures, and not repaired.
+
+    Raises:
+        ValueError: an unknown space; in ``update``: sizes differ, or the prediction is not finite at a valid pixel.
     """
 
-    def __init__(self, max_depth_m: float | None = None, **kwargs: Any):
+    def __init__(self, max_depth_m: float | None = None, space: str = "disparity", **kwargs: Any):
         super().__init__(**kwargs)
+        if space not in ("disparity", "depth"):
+            raise ValueError(f"space is '{space}'; it must be 'disparity' or 'depth'")
         self.max_depth_m = max_depth_m
+        self.space = space
         self.add_state("negative_scales", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def pixels(self, prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Disparity and depth of the pixels that are scored, float64 (n,)."""
-        truth = truth.to(prediction.device)
+        """Prediction and true depth of the pixels that are scored, float64 (n,)."""
+        truth = beside(prediction, truth)
         valid = truth.isfinite() & (truth > MIN_DEPTH_M)
         if self.max_depth_m is not None:
             valid &= truth < self.max_depth_m
-        return prediction[valid].double(), truth[valid].double()
+        return finite(prediction[valid].double(), f"the predicted {self.space}"), truth[valid].double()
 
     def score(self, prediction: Tensor, truth: Tensor) -> Tensor:
-        disparity, depth_m = self.pixels(prediction, truth)
-        return self.compare(align_disparity(disparity, depth_m, self.max_depth_m), depth_m)
+        found, depth_m = self.pixels(prediction, truth)
+        align = align_disparity if self.space == "disparity" else align_depth
+        return self.compare(align(found, depth_m, self.max_depth_m), depth_m)
 
     @abstractmethod
     def compare(self, found_m: Tensor, true_m: Tensor) -> Tensor:
@@ -74,8 +99,9 @@ class AlignedDepth(SampleMean):
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         super().update(prediction, truth)
-        scale, _ = fit_disparity(*self.pixels(prediction, truth))
-        self.negative_scales += int(scale < 0)  # without pixels the scale is NaN, which is not less
+        found, depth_m = self.pixels(prediction, truth)
+        scale, _ = fit(found, 1 / depth_m if self.space == "disparity" else depth_m)
+        self.negative_scales += int(scale < 0)
 
 
 class AbsRel(AlignedDepth):
@@ -87,51 +113,78 @@ class AbsRel(AlignedDepth):
         return ((found_m - true_m).abs() / true_m).mean()
 
 
-class Delta1(AlignedDepth):
-    """Share of pixels with max(found / true, true / found) < 1.25."""
+class DepthMSE(AlignedDepth):
+    """Mean of (found - true)², in m²."""
+
+    higher_is_better = False
+
+    def compare(self, found_m: Tensor, true_m: Tensor) -> Tensor:
+        return (found_m - true_m).square().mean()
+
+
+class DepthRMSE(DepthMSE):
+    """Root of a picture's mean of (found - true)², in metres; then the mean over pictures."""
+
+    def compare(self, found_m: Tensor, true_m: Tensor) -> Tensor:
+        return super().compare(found_m, true_m).sqrt()
+
+
+class Log10(AlignedDepth):
+    """Mean of |log10 found - log10 true|."""
+
+    higher_is_better = False
+
+    def compare(self, found_m: Tensor, true_m: Tensor) -> Tensor:
+        return (found_m.log10() - true_m.log10()).abs().mean()
+
+
+class Delta(AlignedDepth):
+    """Share of pixels with max(found / true, true / found) < 1.25^k (Ladicky et al. 2014).
+
+    Args:
+        k: 1, 2 or 3.
+    """
 
     higher_is_better = True
 
+    def __init__(self, k: int = 1, max_depth_m: float | None = None, space: str = "disparity", **kwargs: Any):
+        super().__init__(max_depth_m, space, **kwargs)
+        self.k = k
+
     def compare(self, found_m: Tensor, true_m: Tensor) -> Tensor:
-        return (torch.maximum(found_m / true_m, true_m / found_m) < 1.25).double().mean()
+        return (torch.maximum(found_m / true_m, true_m / found_m) < 1.25**self.k).double().mean()
+
+
+class Delta1(Delta):
+    """Share of pixels with max(found / true, true / found) < 1.25."""
+
+    def __init__(self, max_depth_m: float | None = None, space: str = "disparity", **kwargs: Any):
+        super().__init__(1, max_depth_m, space, **kwargs)
 
 
 def angles_deg(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Angles between unit vectors (3, frames, height, width) where the truth is not zero, in degrees: (n,).
+    """Angles between unit vectors (3, frames, height, width) where the truth is not zero, in degrees: float64 (n,).
 
     A prediction of zeros, "no normal here", counts as 90 degrees.
+
+    Raises:
+        ValueError: sizes differ, or the prediction is not finite at a valid pixel.
     """
-    truth = truth.to(prediction.device)
+    truth = beside(prediction, truth)
     valid = truth.abs().sum(0) > 0
     cosine = (prediction.double() * truth.double()).sum(0)[valid]
-    return cosine.clamp(-1, 1).arccos().rad2deg()
+    return finite(cosine, "the cosine to the predicted normals").clamp(-1, 1).arccos().rad2deg()
 
 
-class AngularMetric(Metric):
+class AngularMetric(PooledMean):
     """Mean of a function of the angle, pooled over all valid pixels of all pictures (as DSINE does)."""
-
-    full_state_update = False
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     @abstractmethod
     def of_angle(self, angle_deg: Tensor) -> Tensor:
         """What is averaged, (n,) from (n,)."""
 
-    def score(self, prediction: Tensor, truth: Tensor) -> Tensor:
-        """The mean over one picture."""
-        return self.of_angle(angles_deg(prediction, truth)).mean()
-
-    def update(self, prediction: Tensor, truth: Tensor) -> None:
-        values = self.of_angle(angles_deg(prediction, truth))
-        self.total += values.sum().to(self.total.device)
-        self.pixels += len(values)
-
-    def compute(self) -> Tensor:
-        return (self.total / self.pixels).float()
+    def values(self, prediction: Tensor, truth: Tensor) -> Tensor:
+        return self.of_angle(angles_deg(prediction, truth))
 
 
 class MeanAngularError(AngularMetric):
@@ -143,8 +196,23 @@ class MeanAngularError(AngularMetric):
         return angle_deg
 
 
+class AngularRMSE(AngularMetric):
+    """Root of the mean squared angle, in degrees."""
+
+    higher_is_better = False
+
+    def of_angle(self, angle_deg: Tensor) -> Tensor:
+        return angle_deg.square()
+
+    def score(self, prediction: Tensor, truth: Tensor) -> Tensor:
+        return super().score(prediction, truth).sqrt()
+
+    def compute(self) -> Tensor:
+        return (self.total / self.count).sqrt().float()
+
+
 class AngleBelow(AngularMetric):
-    """Share of pixels whose angle is below a threshold in degrees, e.g. 11.25."""
+    """Share of pixels whose angle is below a threshold in degrees: 5, 7.5, 11.25, 22.5 or 30 in the literature."""
 
     higher_is_better = True
 
@@ -156,28 +224,34 @@ class AngleBelow(AngularMetric):
         return (angle_deg < self.threshold_deg).double()
 
 
-def edge_f(prediction: Tensor, truth: Tensor) -> Tensor:
-    """F1 of edge pixels, where one that is at most 1 px away (diagonals too) is found.
+def median(values: Tensor) -> Tensor:
+    """The middle of (n,) values, or the mean of the two in the middle; NaN of none."""
+    n = len(values)
+    if not n:
+        return torch.tensor(torch.nan)
+    low, high = (values.kthvalue(k).values for k in ((n + 1) // 2, n // 2 + 1))
+    return (low + high) / 2
 
-    Args:
-        prediction: bool (frames, height, width).
-        truth: the same. Both empty scores 1, only one of them empty 0.
+
+class MedianAngularError(Metric):
+    """Median angle in degrees over all valid pixels of all pictures (as DSINE does).
+
+    A median has no running sum: every angle is kept, 4 bytes a pixel (0.7 GB for NYUv2's 654 pictures).
     """
-    if not prediction.any() or not truth.any():
-        return torch.tensor(float(not prediction.any() and not truth.any()), dtype=torch.float64)
 
-    def wide(edges: Tensor) -> Tensor:
-        return max_pool2d(edges.float().unsqueeze(1), 3, stride=1, padding=1).squeeze(1)
+    higher_is_better = False
+    full_state_update = False
 
-    precision = wide(truth)[prediction].double().mean()
-    recall = wide(prediction)[truth].double().mean()
-    return 2 * precision * recall / (precision + recall).clamp(min=1e-12)
-
-
-class EdgeF(SampleMean):
-    """Mean over samples of the edges' F1 with a tolerance of 1 px."""
-
-    higher_is_better = True
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.add_state("angles", [], dist_reduce_fx="cat")
 
     def score(self, prediction: Tensor, truth: Tensor) -> Tensor:
-        return edge_f(prediction, truth.to(prediction.device))
+        """The median of one picture alone; NaN where it has no valid pixel."""
+        return median(angles_deg(prediction, truth))
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        self.angles.append(angles_deg(prediction, truth).to(self.device, self.dtype))
+
+    def compute(self) -> Tensor:
+        return median(dim_zero_cat(self.angles) if len(self.angles) else torch.empty(0)).float()

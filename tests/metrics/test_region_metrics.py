@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lavin.metrics import BoxIoU, InstanceIoU, MaskIoU, MeanIoU
+from lavin.metrics import BoxIoU, FBIoU, ForegroundIoU, InstanceIoU, MaskIoU, MeanIoU, OverallIoU, PrecisionAt
 
 RNG = np.random.default_rng(0)
 
@@ -95,6 +95,76 @@ def test_instance_iou_leaves_crowds_out_and_matches_one_to_one():
     assert InstanceIoU().score(row(1, 1, 1, 1), row(1, 1, 2, 2)).item() == pytest.approx(1 / 4)  # one of two gets 1 / 2
 
 
-@pytest.mark.parametrize("metric", [MaskIoU, BoxIoU, MeanIoU, InstanceIoU])
+def test_overall_iou_counts_pixels_and_mean_iou_counts_expressions():
+    overall, mean = OverallIoU(), MaskIoU()
+    for metric in (overall, mean):
+        metric.update(mask(1, 1, 1, 1, 1, 1, 1, 0), mask(1, 1, 1, 1, 1, 1, 1, 1))  # 7 / 8
+        metric.update(mask(0, 1, 0, 0, 0, 0, 0, 0), mask(1, 1, 0, 0, 0, 0, 0, 0))  # 1 / 2
+    assert overall.compute().item() == pytest.approx(8 / 10)
+    assert mean.compute().item() == pytest.approx((7 / 8 + 1 / 2) / 2)
+    assert OverallIoU().score(mask(1, 0), mask(1, 1)).item() == 0.5
+    overall.reset()
+    overall.update(mask(0, 0), mask(0, 0))
+    assert overall.compute().isnan()
+
+
+def test_precision_is_the_share_of_masks_above_a_threshold():
+    """An IoU of exactly 3 / 5 is not above 0.6, whatever the rounding."""
+    ious = {1: (mask(1, 0), mask(1, 0)), 0.6: (mask(1, 1, 1, 1, 0), mask(1, 1, 1, 0, 1)), 0: (mask(0), mask(1))}
+    for threshold in (0.5, 0.6, 0.7, 0.8, 0.9):
+        metric = PrecisionAt(threshold)
+        for pair in ious.values():
+            metric.update(*pair)
+        assert metric.compute().item() == pytest.approx(sum(iou > threshold for iou in ious) / 3)
+
+
+def slow_few_shot(episodes):
+    """mIoU over the classes of a fold and FB-IoU, from areas that are summed in loops."""
+    inter, union = {}, {}
+    for found, truth in episodes:
+        for f, t in zip(found.flatten().tolist(), truth.flatten().tolist()):
+            if t == 255:
+                continue
+            for key, a, b in [(c, f == c, t == c) for c in range(1, 255)] + [
+                ("fg", f > 0, t > 0),
+                ("bg", f == 0, t == 0),
+            ]:
+                inter[key] = inter.get(key, 0) + (a and b)
+                union[key] = union.get(key, 0) + (a or b)
+    classes = [c for c in range(1, 255) if union[c]]
+    fb = (inter["fg"] / union["fg"] + inter["bg"] / union["bg"]) / 2
+    return np.mean([inter[c] / union[c] for c in classes]), fb
+
+
+def test_few_shot_scores_pool_areas_over_the_episodes_of_a_class():
+    episodes = []
+    for number in range(6):
+        found, truth = (RNG.random((2, 1, 4, 5)) < 0.4) * (1 + number % 3)
+        truth[RNG.random(truth.shape) < 0.1] = 255
+        episodes.append((torch.from_numpy(found), torch.from_numpy(truth)))
+    foreground, both = ForegroundIoU(), FBIoU()
+    for episode in episodes:
+        foreground.update(*episode)
+        both.update(*episode)
+    wanted = slow_few_shot(episodes)
+    assert (foreground.compute().item(), both.compute().item()) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_background_is_no_class_of_a_fold():
+    assert ForegroundIoU().score(row(0, 0, 0, 5), row(0, 0, 5, 5)).item() == 0.5
+    assert ForegroundIoU().score(row(0, 0), row(0, 0)).isnan()
+    assert FBIoU().score(row(0, 0, 0, 5), row(0, 0, 5, 5)).item() == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_class_ids_beyond_255_are_refused():
+    with pytest.raises(ValueError, match=r"predicted classes are 0 ... 300"):
+        MeanIoU().update(row(0, 300), row(0, 1))
+    with pytest.raises(ValueError, match=r"true classes are -1 ... 1"):
+        MeanIoU().update(row(0, 3), row(-1, 1))
+
+
+@pytest.mark.parametrize(
+    "metric", [MaskIoU, BoxIoU, MeanIoU, InstanceIoU, ForegroundIoU, FBIoU, OverallIoU, PrecisionAt]
+)
 def test_more_is_better(metric):
     assert metric.higher_is_better
