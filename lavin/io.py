@@ -6,6 +6,7 @@ Knows Pillow and arrays only; torch is not imported, so that bad files are found
 from __future__ import annotations
 
 import io
+import json
 import os
 import struct
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from lavin.errors import InputError, LavinError
 
@@ -152,7 +153,40 @@ def write_image(path: str | Path, image: Image.Image, force: bool = False) -> Pa
     return write_bytes(path, buffer.getvalue(), force)
 
 
-LABEL_SUFFIXES = (".png", ".npy")
+VIDEO_EXTRA = "clips are written with PyAV, which is not installed: pip install 'lavin[video]'"
+
+
+def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float, force: bool = False) -> Path:
+    """Write a clip as mp4 without loss: H.264 in RGB, so that a label's colours come back as they were drawn.
+
+    Args:
+        path: name that ends in .mp4.
+        frames: RGB pictures of one size.
+        fps: frames per second.
+        force: overwrite.
+
+    Raises:
+        InputError: PyAV is missing, the name is no .mp4, or the file exists and ``force`` is off.
+    """
+    if Path(path).suffix.lower() != ".mp4":
+        raise InputError(f"output {path}: clips are written as MP4; give a name that ends in .mp4")
+    check_free(path, force)
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(f"{path}: {VIDEO_EXTRA}") from error
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264rgb", rate=round(fps), options={"crf": "0"})
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "rgb24"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
+    return write_bytes(path, buffer.getvalue(), force)
+
+
+LABEL_SUFFIXES = (".png", ".npy", ".json")
 """What ``write_label`` may add to a name."""
 
 
@@ -164,34 +198,38 @@ def write_label(path: str | Path, label: Any, task_name: str, force: bool = Fals
         label: array or tensor. (1, height, width) becomes a PNG: masks 0 and 255 with 8 bits, class and instance
             numbers as they are with 8 or 16 bits, numbers in [0, 1] (relative disparity) scaled to 16 bits.
             (3, frames, height, width), e.g. unit normals, becomes float32 npy (height, width, 3), and clips of any
-            kind npy with the frames first.
+            kind npy with the frames first; so do numbers that 16 bits cannot hold (panoptic), as int32. A dictionary
+            of tensors with a row a thing (people) becomes JSON, a list of things.
         task_name: for the message if the label cannot be written.
         force: overwrite.
 
     Returns:
         The file that was written.
     """
+    if isinstance(label, dict):
+        rows = zip(*(values.tolist() for values in label.values()), strict=True)
+        things = [dict(zip(label, row, strict=True)) for row in rows]
+        return write_bytes(f"{path}.json", (json.dumps(things, indent=1) + "\n").encode(), force)
     label = np.asarray(label)
     check_finite(label, f"the {task_name} label")
     label = np.moveaxis(label, 0, -1) if label.ndim == 4 else label
     if label.ndim not in (3, 4):
         raise LavinError(f"a {task_name} label of shape {label.shape} cannot be written")
-    if len(label) > 1 or label.ndim == 4:
+    wide = label.dtype.kind in "iu" and (label.min() < 0 or label.max() > 65535)
+    if len(label) > 1 or label.ndim == 4 or wide:
         buffer = io.BytesIO()
-        label = label.astype(np.float32) if label.dtype.kind == "f" else label
+        label = label.astype(np.float32 if label.dtype.kind == "f" else np.int32 if wide else label.dtype)
         np.save(buffer, label[0] if len(label) == 1 else label)
         return write_bytes(f"{path}.npy", buffer.getvalue(), force)
-    return write_image(f"{path}.png", Image.fromarray(label_levels(label[0], task_name)), force)
+    return write_image(f"{path}.png", Image.fromarray(label_levels(label[0])), force)
 
 
-def label_levels(label: np.ndarray, task_name: str) -> np.ndarray:
+def label_levels(label: np.ndarray) -> np.ndarray:
     """A label (height, width) as 8- or 16-bit levels."""
     if label.dtype == bool:
         return label.astype(np.uint8) * 255
     if label.dtype.kind == "f":
         return (label.clip(0, 1) * 65535).round().astype(np.uint16)
-    if label.min() < 0 or label.max() > 65535:
-        raise LavinError(f"the {task_name} label has numbers beyond 16 bits")
     return label.astype(np.uint8 if label.max() < 256 else np.uint16)
 
 
@@ -217,6 +255,22 @@ def draw_grid(
             if picture is not None:
                 canvas.paste(picture, (x, gap + row * (heights[0] + gap)))
         x += column_width(column) + gap
+    return canvas
+
+
+def stack(pictures: Sequence[Image.Image], titles: Sequence[str] = ()) -> Image.Image:
+    """Pictures one below the other on white, each with its title at the left."""
+    font = ImageFont.load_default(16)
+    margin = max([font.getlength(title) + 24 for title in titles], default=0)
+    size = (int(margin) + max(picture.width for picture in pictures), sum(picture.height for picture in pictures))
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    y = 0
+    for number, picture in enumerate(pictures):
+        canvas.paste(picture, (int(margin), y))
+        if titles:
+            draw.text((12, y + picture.height // 2), titles[number], fill="black", font=font, anchor="lm")
+        y += picture.height
     return canvas
 
 

@@ -86,7 +86,7 @@ def from_array(array: np.ndarray, name: str) -> Tensor:
         raise InputError(
             f"{name} is an array of {array.shape}; (height, width, 3) or (frames, height, width, 3) is needed"
         )
-    frames = torch.from_numpy(np.ascontiguousarray(array)).reshape(-1, *array.shape[-3:]).permute(0, 3, 1, 2)
+    frames = torch.from_numpy(np.require(array, requirements="CW")).reshape(-1, *array.shape[-3:]).permute(0, 3, 1, 2)
     if array.dtype == np.uint8:
         return frames
     if array.dtype.kind != "f":

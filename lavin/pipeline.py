@@ -17,14 +17,13 @@ from lavin.bundled import find_model, read_index
 from lavin.context import condition, unconditional
 from lavin.encoded import EncodedContext, fingerprint, thumbnails
 from lavin.errors import InputError, LavinError
-from lavin.labels import find_task, palette, resize_label, standard_definition
+from lavin.labels import find_task, palette, standard_definition
 from lavin.models.jdit import ConditionCache, JDiT
 from lavin.models.stvae import STVAE, pad_frames
 from lavin.models.weights import load_component
 from lavin.pictures import Picture, read_context, read_queries, squash, to_output
 from lavin.speed import SPEEDS, Speed, find_speed
 from lavin.suggest import unknown
-from lavin.tasks.geometry import NormalsTask
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 TIME_GRIDS = ("linear_quadratic", "uniform")
@@ -190,8 +189,7 @@ class LavinPipeline(DiffusionPipeline):
         sizes = [picture.size for picture in queries]
         images = [to_output(clip, size, output_type) for clip, size in zip(clips, sizes, strict=True)]
         labels = task and [
-            resize_label(task.read(clip, definition), size, unit_vectors=isinstance(task, NormalsTask))
-            for clip, size in zip(clips, sizes, strict=True)
+            task.resize(task.read(clip, definition), size) for clip, size in zip(clips, sizes, strict=True)
         ]
         return LavinOutput(images=images, labels=labels, latents=latents)
 

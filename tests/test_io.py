@@ -1,7 +1,10 @@
 """Pictures and labels on disk: every kind of file is read right or refused with a reason; writing loses nothing."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lavin import io
@@ -164,6 +167,11 @@ def test_labels_read_back(tmp_path):
 
     clip = np.zeros((5, 4, 3), bool)
     assert np.load(io.write_label(tmp_path / "clip", clip, "foreground")).shape == (5, 4, 3)
+    panoptic = np.array([[[-1, 1002, 132_000]]])
+    assert np.load(io.write_label(tmp_path / "panoptic", panoptic, "panoptic")).tolist() == [[-1, 1002, 132_000]]
+    people = {"keypoints": torch.arange(102.0).view(2, 17, 3), "area": torch.tensor([5.0, 6.0])}
+    read = json.loads(io.write_label(tmp_path / "people", people, "pose").read_text())
+    assert [thing["area"] for thing in read] == [5.0, 6.0] and read[1]["keypoints"][16] == [99.0, 100.0, 101.0]
 
 
 def test_nan_is_never_saved(tmp_path):

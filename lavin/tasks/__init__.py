@@ -1,6 +1,6 @@
 """Tasks: what a label looks like as an image, and back. Importing this fills the registry."""
 
-from lavin.tasks import geometry, regions, restoration
+from lavin.tasks import captions, detection, generation, geometry, panoptic, people, regions, restoration, video
 from lavin.tasks.base import ALIASES, REGISTRY, Definition, HeldOut, Task, get_task, register
 
 __all__ = [
@@ -9,9 +9,15 @@ __all__ = [
     "Definition",
     "HeldOut",
     "Task",
+    "captions",
+    "detection",
+    "generation",
     "geometry",
     "get_task",
+    "panoptic",
+    "people",
     "regions",
     "register",
     "restoration",
+    "video",
 ]

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lavin.context import Example
 from lavin.data.sample import Sample, Vocabulary
+from lavin.errors import InputError
+from lavin.tasks.resizing import resize_label
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Task(ABC):
     """One line for ``lavin tasks``."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Fields of Sample that must not be None."""
+    clips: ClassVar[bool] = False
+    """Whether it is a task of clips, 1 + 4k frames with k > 0, rather than of pictures."""
     metric_name: ClassVar[str]
     """Name of the metric in reports, e.g. ``AbsRel``."""
 
@@ -81,9 +85,13 @@ class Task(ABC):
             held_out: names and drawing colours that are never drawn.
         """
 
+    def missing(self, sample: Sample) -> list[str]:
+        """What the sample lacks for this task, whatever the definition, in words for a person; mostly labels' names."""
+        return [name for name in self.needs if getattr(sample, name) is None]
+
     def accepts(self, sample: Sample, definition: Definition) -> bool:
         """Whether the sample can be a pair or the query of a context with this definition."""
-        return all(getattr(sample, name) is not None for name in self.needs)
+        return not self.missing(sample)
 
     def inferable(self, pair_labels: Sequence[Any], query_label: Any, definition: Definition) -> bool:
         """Whether the pairs show everything that the query's target uses."""
@@ -105,14 +113,32 @@ class Task(ABC):
     def read(self, clip: Tensor, definition: Definition) -> Any:
         """Read a label from a (predicted) clip (3, frames, height, width) in [-1, 1]."""
 
+    def resize(self, label: Any, size: tuple[int, int]) -> Any:
+        """A label at another (height, width), e.g. one read at the model's size at the query's."""
+        return resize_label(label, size)
+
     @abstractmethod
     def metric(self) -> Any:
         """A fresh ``torchmetrics.Metric`` whose ``update(read label, true label)`` scores one sample and whose
         ``higher_is_better`` says which way is good."""
 
+    def target(self, sample: Sample, definition: Definition) -> Tensor:
+        """What the model shall answer: the painted label, on black unless the task draws it onto the photo."""
+        return self.paint(self.label(sample, definition), definition)
+
+    def target_frames(self, frames: int, definition: Definition) -> int:
+        """Frames of the target of an input of that many frames."""
+        return frames
+
     def example(self, sample: Sample, definition: Definition, rng: np.random.Generator) -> Example:
-        """The (input, target) pair that shows this task on this sample."""
-        return Example(self.input(sample, definition, rng), self.paint(self.label(sample, definition), definition))
+        """The (input, target) pair that shows this task on this sample.
+
+        Raises:
+            InputError: the sample lacks a label that the task needs; the message names both.
+        """
+        if missing := self.missing(sample):
+            raise InputError(f"task '{self.name}' needs {' and '.join(missing)}, which sample '{sample.id}' lacks")
+        return Example(self.input(sample, definition, rng), self.target(sample, definition))
 
 
 REGISTRY: dict[str, Task] = {}
@@ -142,6 +168,22 @@ ALIASES = {
     "surface_normal_estimation": "normals",
     "normal_estimation": "normals",
     "edge_detection": "edges",
+    "panoptic_segmentation": "panoptic",
+    "pose_estimation": "pose",
+    "pose_to_image_generation": "pose_to_image",
+    "depth_to_image_generation": "depth_to_image",
+    "normal_to_image": "normals_to_image",
+    "normal_to_image_generation": "normals_to_image",
+    "de_glass_blur": "deglassblur",
+    "de_motion_blur": "demotionblur",
+    "de_raining": "deraining",
+    "video_depth_estimation": "video_depth",
+    "video_surface_normal_estimation": "video_normals",
+    "video_optical_flow_estimation": "optical_flow",
+    "video_instance_segmentation": "video_instance",
+    "depth_to_video_generation": "depth_to_video",
+    "normal_to_video": "normals_to_video",
+    "normal_to_video_generation": "normals_to_video",
 }
 """The specification's and the released archive's names for tasks whose own name is shorter."""
 

@@ -13,6 +13,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lavin.errors import InputError
+from lavin.suggest import unknown
+
 Colour = tuple[int, int, int]
 
 WHITE: Colour = (255, 255, 255)
@@ -96,7 +99,7 @@ def encode_cells(instances: Tensor, offset: int = 0) -> Tensor:
     instances = instances.long().clamp(min=0)
     numbers = torch.zeros(int(instances.max()) + 1, dtype=torch.long, device=instances.device)
     taken: set[int] = set()
-    for instance, cell in _cells_by_size(instances)[: len(P63)]:
+    for instance, cell in cells_by_size(instances)[: len(P63)]:
         while cell in taken:
             cell = (cell + 1) % len(P63)
         taken.add(cell)
@@ -104,8 +107,13 @@ def encode_cells(instances: Tensor, offset: int = 0) -> Tensor:
     return encode_p63(numbers[instances])
 
 
-def _cells_by_size(instances: Tensor) -> list[tuple[int, int]]:
-    """(instance, cell of its centroid) for every instance, the largest first."""
+def cells_by_size(instances: Tensor, rows: int = CELL_ROWS, columns: int = CELL_COLUMNS) -> list[tuple[int, int]]:
+    """(instance, cell of its centroid) for every instance, the largest first.
+
+    Args:
+        instances: int64 (frames, height, width), 0 = none.
+        rows, columns: grid of cells over the frame, numbered in raster order.
+    """
     frames, height, width = instances.shape
     n = int(instances.max()) + 1
     frame = torch.arange(frames, device=instances.device).view(-1, 1, 1)
@@ -119,9 +127,9 @@ def _cells_by_size(instances: Tensor) -> list[tuple[int, int]]:
         total = slot.bincount(position.double(), minlength=frames * n).view(frames, n)
         return (total / area).gather(0, first)[0] + 0.5  # a pixel's centre
 
-    row = (centroid(y) * CELL_ROWS / height).nan_to_num(0).long()
-    column = (centroid(x) * CELL_COLUMNS / width).nan_to_num(0).long()
-    sizes, cells = area.sum(0).tolist(), (row * CELL_COLUMNS + column).tolist()
+    row = (centroid(y) * rows / height).nan_to_num(0).long()
+    column = (centroid(x) * columns / width).nan_to_num(0).long()
+    sizes, cells = area.sum(0).tolist(), (row * columns + column).tolist()
     present = [k for k in range(1, n) if sizes[k]]
     return [(k, cells[k]) for k in sorted(present, key=lambda k: -sizes[k])]
 
@@ -187,9 +195,24 @@ COLOUR_MAPS: dict[str, tuple[Colour, ...]] = {
 """Corners of each map's path through the colour cube, from far to near; no path meets itself."""
 
 
+def check_colour_map(colour_map: str) -> None:
+    """Refuse a name that is none of ``COLOUR_MAPS``.
+
+    Raises:
+        InputError: the message suggests the nearest name and lists all.
+    """
+    if colour_map not in COLOUR_MAPS:
+        raise InputError(unknown("colour map", colour_map, COLOUR_MAPS))
+
+
 @lru_cache
 def colour_table(colour_map: str) -> Tensor:
-    """256 colours of a map, float32 (256, 3) in whole levels, first = far."""
+    """256 colours of a map, float32 (256, 3) in whole levels, first = far.
+
+    Raises:
+        InputError: there is no such map.
+    """
+    check_colour_map(colour_map)
     corners = torch.tensor(COLOUR_MAPS[colour_map], dtype=torch.float32)
     place = torch.linspace(0, len(corners) - 1, 256)
     segment = place.long().clamp(max=len(corners) - 2)

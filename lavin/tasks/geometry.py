@@ -11,6 +11,7 @@ from torch import Tensor
 from lavin.data.sample import Sample, Vocabulary
 from lavin.tasks import codes
 from lavin.tasks.base import Definition, HeldOut, Task, register
+from lavin.tasks.resizing import resize_label
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,10 @@ class DepthDefinition(Definition):
     """How disparity is coloured."""
 
     colour_map: str = "grey"
-    """A key of ``codes.COLOUR_MAPS``; ``grey`` is near bright."""
+    """A key of ``codes.COLOUR_MAPS``; ``grey`` is near bright. An unknown one is an ``InputError``."""
+
+    def __post_init__(self):
+        codes.check_colour_map(self.colour_map)
 
 
 @register("depth")
@@ -104,6 +108,9 @@ class NormalsTask(Task):
 
     def read(self, clip: Tensor, definition: NormalsDefinition) -> Tensor:
         return codes.decode_normals(clip, definition.axes, definition.signs)
+
+    def resize(self, label: Tensor, size: tuple[int, int]) -> Tensor:
+        return resize_label(label, size, unit_vectors=True)
 
     def metric(self):
         from lavin.metrics.geometry import MeanAngularError

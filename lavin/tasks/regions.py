@@ -1,4 +1,4 @@
-"""Regions: which pixels belong to what. Foreground, semantic, instance, detection, referring."""
+"""Regions: which pixels belong to what. Foreground, semantic, instance, referring."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from lavin.data.sample import Instance, Sample, Vocabulary
 from lavin.tasks import codes
 from lavin.tasks.base import Definition, HeldOut, Task, register
-from lavin.tasks.selection import Selection, boxes, draw_selection, rectangles, union
+from lavin.tasks.selection import Selection, draw_selection, union
 
 SHARE = (0.01, 0.60)
 """How much of the picture a mask must cover to be worth asking for."""
@@ -214,60 +214,9 @@ class InstanceTask(Task):
         return InstanceIoU()
 
 
-@register("detection")
-class DetectionTask(Task):
-    """The box of the only object that is meant, as a filled white rectangle on black (BIN)."""
-
-    description = "the box of a class's only object: a filled rectangle"
-    needs = ("instances",)
-    metric_name = "box IoU"
-    definition_type = Selection
-
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> Selection:
-        return Selection(**draw_selection(rng, vocabulary, held_out))
-
-    def accepts(self, sample: Sample, definition: Selection) -> bool:
-        things = [] if sample.instances is None else definition.single(sample)
-        if len(things) != 1:
-            return False
-        x0, y0, x1, y1 = things[0].box[0].tolist()
-        _, height, width = sample.size
-        return 0.01 <= (x1 - x0) * (y1 - y0) / (height * width) <= 0.5
-
-    def label(self, sample: Sample, definition: Selection) -> Tensor:
-        """The filled rectangle, bool (frames, height, width): the protocol scores boxes as masks. ``boxes`` reads
-        its corners."""
-        things = definition.single(sample)
-        return rectangles(things[0].box, sample.size) if things else torch.zeros(sample.size, dtype=torch.bool)
-
-    def paint(self, label: Tensor, definition: Selection) -> Tensor:
-        return codes.encode_binary(label)
-
-    def read(self, clip: Tensor, definition: Selection) -> Tensor:
-        """The rectangle around the largest 8-connected white component of each frame; empty where nothing is white."""
-        from scipy.ndimage import label as components
-
-        mask = codes.decode_binary(clip).cpu()
-        for frame in mask:
-            numbers, _ = components(frame.numpy(), np.ones((3, 3)))
-            area = np.bincount(numbers.ravel())[1:]
-            if len(area):
-                frame &= torch.from_numpy(numbers == 1 + area.argmax())
-        return rectangles(boxes(mask), tuple(mask.shape))
-
-    def metric(self):
-        from lavin.metrics.regions import BoxIoU
-
-        return BoxIoU()
-
-
 RELATIONS = ("leftmost", "rightmost", "largest", "smallest", "nearest")
+SECOND_FROM_LEFT = "second from left"
+"""One relation more, that only training draws."""
 MARGIN = 0.05
 """How clearly the winner must win: share of the picture's width, or ratio of areas or distances minus one."""
 
@@ -277,7 +226,8 @@ class ReferringDefinition(Selection):
     """The expression that all pairs share, e.g. the leftmost sphere; nothing is written in the picture."""
 
     relation: str = RELATIONS[0]
-    """One of ``RELATIONS``, among the things that class and colour select (all of them where both are None)."""
+    """One of ``RELATIONS`` or ``SECOND_FROM_LEFT``, among the things that class and colour select (all of them where
+    both are None)."""
     mode: str = "relation"
     """How the expression is given; ``relation``: only by the pairs."""
 
@@ -299,7 +249,8 @@ class ReferringTask(Task):
         held_out: HeldOut | None = None,
     ) -> ReferringDefinition:
         selection = draw_selection(rng, vocabulary, held_out, everything=True)
-        return ReferringDefinition(**selection, relation=str(rng.choice(RELATIONS)))
+        relations = RELATIONS if evaluation else (*RELATIONS, SECOND_FROM_LEFT)
+        return ReferringDefinition(**selection, relation=str(rng.choice(relations)))
 
     def accepts(self, sample: Sample, definition: ReferringDefinition) -> bool:
         """At least two objects to choose from, a clear winner, and a mask of 1 ... 60 % of the picture."""
@@ -311,13 +262,16 @@ class ReferringTask(Task):
         scores = [rank(thing, sample, definition.relation) for thing in things]
         if None in scores:
             return False
-        best, second = sorted(scores)[:2]
-        winner = things[scores.index(best)]
-        return second - best >= MARGIN and SHARE[0] <= winner.mask.float().mean().item() <= SHARE[1]
+        place = place_of(definition.relation)
+        ordered = sorted(scores)
+        gaps = [later - earlier for earlier, later in zip(ordered, ordered[1:])][: place + 1]
+        winner = things[scores.index(ordered[place])]
+        return min(gaps) >= MARGIN and SHARE[0] <= winner.mask.float().mean().item() <= SHARE[1]
 
     def label(self, sample: Sample, definition: ReferringDefinition) -> Tensor:
-        """Bool (frames, height, width) of the object that comes first in the relation's order."""
-        return min(definition.single(sample), key=lambda thing: rank(thing, sample, definition.relation)).mask
+        """Bool (frames, height, width) of the object that comes first (or second) in the relation's order."""
+        things = sorted(definition.single(sample), key=lambda thing: rank(thing, sample, definition.relation))
+        return things[place_of(definition.relation)].mask
 
     def paint(self, label: Tensor, definition: ReferringDefinition) -> Tensor:
         return codes.encode_binary(label)
@@ -331,15 +285,20 @@ class ReferringTask(Task):
         return MaskIoU()
 
 
+def place_of(relation: str) -> int:
+    """Which one is meant, counted from 0, of things in the relation's order."""
+    return 1 if relation == SECOND_FROM_LEFT else 0
+
+
 def rank(thing: Instance, sample: Sample, relation: str) -> float | None:
-    """Place of a thing in the relation's order, in the first frame: the least is the one that is meant.
+    """Where a thing stands in the relation's order, in the first frame; the least comes first.
 
     Positions are in picture widths, areas and distances logarithmic, so that ``MARGIN`` suits them all. None where
     the distance is not known.
     """
-    if relation in ("leftmost", "rightmost"):
+    if relation in ("leftmost", "rightmost", SECOND_FROM_LEFT):
         centre = (thing.box[0, 0] + thing.box[0, 2]).item() / 2 / sample.size[2]
-        return centre if relation == "leftmost" else -centre
+        return -centre if relation == "rightmost" else centre
     if relation in ("largest", "smallest"):
         area = float(np.log(thing.mask[0].sum().item()))
         return area if relation == "smallest" else -area

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lavin.data.sample import Sample, Vocabulary
-from lavin.tasks import codes
+from lavin.tasks import codes, degradations
 from lavin.tasks.base import Definition, HeldOut, Task, register
 
 
@@ -124,3 +125,132 @@ class DenoisingTask(RestorationTask):
         photo = sample.clip.permute(3, 0, 1, 2)
         noise = torch.from_numpy(rng.standard_normal(photo.shape, dtype=np.float32))
         return codes.clip_from_levels(photo + definition.sigma * noise)
+
+
+class FilterTask(RestorationTask):
+    """A task whose input is the photo after a filter of ``degradations``.
+
+    One set of parameters serves all pairs and the query; with ``mixed`` every picture draws its own, over the training
+    range. Where the filter draws at random (which pixels swap, where drops fall), every picture has its own draw.
+    """
+
+    @abstractmethod
+    def draw_parameters(self, rng: np.random.Generator, evaluation: bool) -> Definition:
+        """A definition over the standard range in evaluation, else over the training range."""
+
+    @abstractmethod
+    def damage(self, picture: np.ndarray, definition: Definition, rng: np.random.Generator) -> np.ndarray:
+        """The filtered picture, uint8 (height, width, 3) in and out."""
+
+    def draw_definition(
+        self,
+        rng: np.random.Generator,
+        vocabulary: Vocabulary,
+        evaluation: bool = False,
+        held_out: HeldOut | None = None,
+    ) -> Definition:
+        return self.draw_parameters(rng, evaluation)
+
+    def input(self, sample: Sample, definition: Definition, rng: np.random.Generator) -> Tensor:
+        if definition.mixed:
+            definition = self.draw_parameters(rng, evaluation=False)
+        frames = [self.damage(frame, definition, rng) for frame in sample.clip.cpu().numpy()]
+        return codes.clip_from_levels(torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2))
+
+
+@dataclass(frozen=True)
+class GlassBlurDefinition(Definition):
+    """Parameters of the glass."""
+
+    sigma_px: float = 0.7
+    """Standard deviation of the Gaussians before and after; training draws 0.4 ... 1."""
+    max_delta_px: int = 4
+    """Farthest swap per axis; training draws 2 ... 6."""
+    iterations: int = 2
+    """Rounds of swaps; training draws 1 ... 3."""
+    mixed: bool = False
+    """Whether every picture draws its own parameters."""
+
+
+@register("deglassblur")
+class DeglassblurTask(FilterTask):
+    """The photo without frosted glass in front: Gaussian blur, pixels swapped with neighbours, Gaussian blur."""
+
+    description = "the photo without the frosted glass before it"
+    definition_type = GlassBlurDefinition
+
+    def draw_parameters(self, rng: np.random.Generator, evaluation: bool) -> GlassBlurDefinition:
+        if evaluation:
+            return GlassBlurDefinition()
+        return GlassBlurDefinition(rng.uniform(0.4, 1.0), int(rng.integers(2, 7)), int(rng.integers(1, 4)))
+
+    def damage(self, picture: np.ndarray, definition: GlassBlurDefinition, rng: np.random.Generator) -> np.ndarray:
+        offsets = degradations.draw_offsets(rng, picture.shape[:2], definition.max_delta_px, definition.iterations)
+        return degradations.glass_blur(picture, definition.sigma_px, definition.max_delta_px, offsets)
+
+
+@dataclass(frozen=True)
+class MotionBlurDefinition(Definition):
+    """The kernel of the motion; evaluation draws it too, with sides up to 7."""
+
+    side_px: int = 7
+    """Odd, 3 ... 7; in training 3 ... 15."""
+    angle_deg: float = 0.0
+    """0 ... 360, from x right towards y down."""
+    bias: float = 0.0
+    """-1 ... 1: the line goes only backwards at -1, as far both ways at 0, only forwards at 1."""
+    shift: tuple[float, float] = (0.0, 0.0)
+    """(x, y), each -1 ... 1, in quarters of the side."""
+    mixed: bool = False
+    """Whether every picture draws its own parameters."""
+
+
+@register("demotionblur")
+class DemotionblurTask(FilterTask):
+    """The photo without blur of motion: convolution with a line one pixel wide that sums to 1."""
+
+    description = "the photo without the blur of motion"
+    definition_type = MotionBlurDefinition
+
+    def draw_parameters(self, rng: np.random.Generator, evaluation: bool) -> MotionBlurDefinition:
+        side = 3 + 2 * int(rng.integers(3 if evaluation else 7))
+        angle, bias, x, y = rng.uniform((0, -1, -1, -1), (360, 1, 1, 1)).tolist()
+        return MotionBlurDefinition(side, angle, bias, (x, y))
+
+    def damage(self, picture: np.ndarray, definition: MotionBlurDefinition, rng: np.random.Generator) -> np.ndarray:
+        kernel = degradations.motion_kernel(definition.side_px, definition.angle_deg, definition.bias, definition.shift)
+        return degradations.motion_blur(picture, kernel)
+
+
+RAINS = (1 / 3, 1 / 4, 1.0, 2.0)
+"""Drops per pixel of the picture's height: standard rain, drizzle, heavy rain, torrential rain."""
+
+
+@dataclass(frozen=True)
+class RainDefinition(Definition):
+    """How it rains."""
+
+    drops: float = RAINS[0]
+    """Drops per pixel of the picture's height S; training draws one of ``RAINS``."""
+    slant_px: int = 0
+    """How far a streak's lower end lies to the right of its upper end, -10 ... 10; evaluation draws it too."""
+    mixed: bool = False
+    """Whether every picture draws its own parameters."""
+
+
+@register("deraining")
+class DerainingTask(FilterTask):
+    """The photo without rain: streaks of length S / 8, blurred, added; and all darkened to 0.7."""
+
+    description = "the photo without the rain"
+    definition_type = RainDefinition
+
+    def draw_parameters(self, rng: np.random.Generator, evaluation: bool) -> RainDefinition:
+        drops = RAINS[0] if evaluation else RAINS[rng.integers(len(RAINS))]
+        return RainDefinition(drops, int(rng.integers(-10, 11)))
+
+    def damage(self, picture: np.ndarray, definition: RainDefinition, rng: np.random.Generator) -> np.ndarray:
+        height, width, _ = picture.shape
+        slant, length = definition.slant_px, height // 8
+        drops = degradations.draw_drops(rng, (height, width), round(definition.drops * height), slant, length)
+        return degradations.add_rain(picture, drops, slant, length)

@@ -1,4 +1,4 @@
-"""A picture with every label, made of rectangles, so that each test knows the truth by construction."""
+"""Pictures and clips with every label, made of rectangles and stick figures: each test knows the truth."""
 
 import numpy as np
 import pytest
@@ -35,9 +35,40 @@ def make_sample(instances=(), seed=0, size=(1, 64, 64)) -> Sample:
     semantic[:, : height // 8] = 3
     for instance in instances:
         semantic[instance.mask] = instance.class_id
+    panoptic = torch.zeros(size, dtype=torch.int32)
+    for number, instance in enumerate(instances, start=1):
+        panoptic[instance.mask] = number
+    flow = torch.from_numpy(rng.normal(0, 3, (2, *size)).astype(np.float32))
+    flow[:, :, : height // 8] = torch.nan
     return Sample(
-        str(seed), torch.from_numpy(photo), instances=list(instances), semantic=semantic, depth=depth, normals=normals
+        str(seed),
+        torch.from_numpy(photo),
+        instances=list(instances),
+        semantic=semantic,
+        panoptic=panoptic,
+        depth=depth,
+        normals=normals,
+        flow=flow,
     )
+
+
+FIGURE = np.array(
+    [(0.5, 0.1), (0.65, 0.02), (0.35, 0.02), (0.8, 0.08), (0.2, 0.08)]  # nose, eyes, ears
+    + [(0.75, 0.3), (0.25, 0.3), (0.92, 0.45), (0.08, 0.45), (1.0, 0.6), (0.0, 0.6)]  # shoulders, elbows, wrists
+    + [(0.68, 0.6), (0.32, 0.6), (0.72, 0.8), (0.28, 0.8), (0.74, 1.0), (0.26, 1.0)]  # hips, knees, ankles
+)
+"""COCO's 17 joints of somebody who stands and looks at us: x and y as shares of the person's box."""
+
+
+def person(x0: float, y0: float, x1: float, y1: float, size=(1, 64, 64), visible=None) -> Instance:
+    """A standing figure that fills a box; ``visible`` lists the joints that are labelled, all of them by default."""
+    corner, extent = np.array([x0, y0]), np.array([x1 - x0, y1 - y0])
+    v = np.full(17, 2.0)
+    if visible is not None:
+        v[[joint for joint in range(17) if joint not in visible]] = 0
+    keypoints = np.concatenate([corner + FIGURE * extent, v[:, None]], 1)
+    mask = rectangle(*(round(value) for value in (y0, y1, x0, x1)), size)
+    return thing(mask, "box", keypoints=torch.from_numpy(keypoints.astype(np.float32)))
 
 
 @pytest.fixture

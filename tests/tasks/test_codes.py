@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from lavin.errors import InputError
 from lavin.tasks import codes
+from lavin.tasks.geometry import DepthDefinition
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -186,6 +188,12 @@ def test_disparity_reads_back_to_half_a_level(colour_map):
     found = codes.decode_disparity(codes.encode_disparity(depth, colour_map), colour_map)
     error = (found - codes.normalise_disparity(depth)).abs()
     assert error.max() <= 1 / 510 + 1e-5
+
+
+@pytest.mark.parametrize("use", [codes.encode_disparity, codes.decode_disparity, lambda _, name: DepthDefinition(name)])
+def test_an_unknown_colour_map_is_answered_with_the_nearest(use):
+    with pytest.raises(InputError, match="unknown colour map 'raimbow'; did you mean 'rainbow'\\? known: grey, "):
+        use(torch.ones(3, 1, 4, 4) if use is codes.decode_disparity else torch.ones(1, 4, 4), "raimbow")
 
 
 @pytest.mark.parametrize("colour_map", codes.COLOUR_MAPS)

@@ -6,8 +6,13 @@ import torch
 
 from lavin.data.sample import Vocabulary
 from lavin.tasks import HeldOut, get_task
-from lavin.tasks.regions import ForegroundDefinition, InstanceDefinition, ReferringDefinition
-from lavin.tasks.selection import Selection, boxes
+from lavin.tasks.regions import (
+    RELATIONS,
+    SECOND_FROM_LEFT,
+    ForegroundDefinition,
+    InstanceDefinition,
+    ReferringDefinition,
+)
 from tests.tasks.conftest import make_sample, rectangle, thing
 
 
@@ -85,33 +90,9 @@ def test_instances_of_one_class_only(sample):
     assert len(label.unique()) == 3 and not label[sample.instances[0].mask].any()
 
 
-def test_detection_wants_the_only_object_of_a_fair_size(sample):
-    task = get_task("detection")
-    assert task.accepts(sample, Selection("sphere"))
-    assert not task.accepts(sample, Selection("box"))  # two of them
-    assert task.accepts(sample, Selection("box", "blue"))
-    tiny, huge = make_sample([thing(rectangle(0, 6, 0, 6))]), make_sample([thing(rectangle(0, 64, 0, 40))])
-    assert not task.accepts(tiny, Selection("sphere")) and not task.accepts(huge, Selection("sphere"))
-
-
-def test_detection_paints_the_box_and_reads_the_largest_component(sample):
-    task, definition = get_task("detection"), Selection("sphere")
-    round_thing = make_sample([thing(rectangle(20, 30, 10, 40) & ~rectangle(20, 25, 10, 20))])
-    assert boxes(task.label(round_thing, definition)).tolist() == [[10, 20, 40, 30]]
-    seen = rectangle(5, 15, 5, 15) | rectangle(15, 20, 15, 25) | rectangle(40, 50, 40, 50)  # the first two touch
-    clip = task.paint(seen, definition)
-    assert boxes(task.read(clip, definition)).tolist() == [[5, 5, 25, 20]]
-
-
-def test_detection_of_nothing_is_nothing(sample):
-    task, definition = get_task("detection"), Selection("sphere", "blue")
-    label = task.label(sample, definition)
-    assert not label.any() and boxes(label).isnan().all()
-    assert not task.read(task.paint(label, definition), definition).any()
-
-
 @pytest.mark.parametrize(
-    "relation, wanted", [("leftmost", 0), ("rightmost", 2), ("largest", 1), ("smallest", 2), ("nearest", 2)]
+    "relation, wanted",
+    [("leftmost", 0), ("rightmost", 2), ("largest", 1), ("smallest", 2), ("nearest", 2), (SECOND_FROM_LEFT, 1)],
 )
 def test_referring_means_the_one_that_wins(sample, relation, wanted):
     task, definition = get_task("referring"), ReferringDefinition(relation=relation)
@@ -141,3 +122,22 @@ def test_nearest_falls_back_on_depth():
     sample = make_sample([far, near])
     sample.depth = torch.full((1, 64, 64), 8.0).masked_fill(near.mask, 3.0)
     assert torch.equal(get_task("referring").label(sample, ReferringDefinition(relation="nearest")), near.mask)
+
+
+def test_the_second_from_left_is_clearly_right_of_the_first_and_left_of_the_third():
+    task, definition = get_task("referring"), ReferringDefinition(relation=SECOND_FROM_LEFT)
+    for places, accepted in (((2, 20, 40), True), ((2, 3, 40), False), ((2, 20, 21), False), ((2, 20), True)):
+        sample = make_sample([thing(rectangle(10 * i, 10 * i + 9, x, x + 10)) for i, x in enumerate(places)])
+        assert task.accepts(sample, definition) == accepted
+
+
+def test_only_training_asks_for_the_second_from_left(vocabulary):
+    task = get_task("referring")
+    drawn = {
+        evaluation: {
+            task.draw_definition(np.random.default_rng(s), vocabulary, evaluation=evaluation).relation
+            for s in range(200)
+        }
+        for evaluation in (False, True)
+    }
+    assert drawn == {False: {*RELATIONS, SECOND_FROM_LEFT}, True: set(RELATIONS)}

@@ -8,6 +8,23 @@ from lavin.tasks import ALIASES, REGISTRY, get_task
 def test_the_long_names_mean_the_registered_tasks():
     assert get_task("depth_estimation") is get_task("depth") is REGISTRY["depth"]
     assert {get_task(name).name for name in ALIASES} <= set(REGISTRY)
+    assert not set(ALIASES) & set(REGISTRY)
+
+
+def test_every_task_of_the_thesis_is_registered():
+    pictures = (
+        "single_object_detection instance_segmentation panoptic_segmentation semantic_segmentation "
+        "foreground_segmentation referring_segmentation pose_estimation pose_to_image_generation depth_estimation "
+        "depth_to_image_generation surface_normal_estimation normal_to_image_generation edge_detection inpainting "
+        "colorization de_glass_blur de_motion_blur de_raining"
+    )
+    clips = (
+        "frame_prediction video_depth_estimation video_surface_normal_estimation video_optical_flow_estimation "
+        "video_instance_segmentation depth_to_video_generation normal_to_video_generation"
+    )
+    for names, are_clips in ((pictures, False), (clips, True)):
+        tasks = [get_task(name) for name in names.split()]
+        assert len(set(tasks)) == len(names.split()) and {task.clips for task in tasks} == {are_clips}
 
 
 @pytest.mark.parametrize(

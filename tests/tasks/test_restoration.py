@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from lavin.tasks import get_task
-from lavin.tasks.restoration import DenoisingDefinition, InpaintingDefinition
+from lavin.tasks import degradations, get_task
+from lavin.tasks.restoration import (
+    DenoisingDefinition,
+    GlassBlurDefinition,
+    InpaintingDefinition,
+    MotionBlurDefinition,
+    RainDefinition,
+)
 from tests.tasks.conftest import make_sample
 
 
@@ -61,3 +67,67 @@ def test_training_ranges():
     assert min(d.hole for d in holes) >= 1 / 8 and max(d.hole for d in holes) <= 1 / 2
     assert {d.fill for d in holes} == {"black", "grey", "noise"}
     assert 10 <= min(sigmas) < 15 and 55 < max(sigmas) <= 60
+
+
+FILTERS = ("deglassblur", "demotionblur", "deraining")
+
+
+def drawn(name: str, evaluation: bool, count=400) -> list:
+    rng = np.random.default_rng(0)
+    return [get_task(name).draw_definition(rng, None, evaluation=evaluation) for _ in range(count)]
+
+
+def test_training_ranges_of_the_filters():
+    glass, motion, rain = (drawn(name, evaluation=False) for name in FILTERS)
+    assert 0.4 <= min(d.sigma_px for d in glass) < 0.45 and 0.95 < max(d.sigma_px for d in glass) <= 1
+    assert {d.max_delta_px for d in glass} == {2, 3, 4, 5, 6} and {d.iterations for d in glass} == {1, 2, 3}
+    assert {d.side_px for d in motion} == {3, 5, 7, 9, 11, 13, 15}
+    assert 0 <= min(d.angle_deg for d in motion) < 10 and 350 < max(d.angle_deg for d in motion) < 360
+    for values in ([d.bias for d in motion], [d.shift[0] for d in motion], [d.shift[1] for d in motion]):
+        assert -1 <= min(values) < -0.9 and 0.9 < max(values) <= 1
+    assert {d.drops for d in rain} == {1 / 4, 1 / 3, 1, 2} and {d.slant_px for d in rain} == set(range(-10, 11))
+    assert not any(d.mixed for d in glass + motion + rain)
+
+
+def test_evaluation_has_the_standard_filters():
+    glass, motion, rain = (drawn(name, evaluation=True) for name in FILTERS)
+    assert set(glass) == {GlassBlurDefinition(0.7, 4, 2)}
+    assert {d.side_px for d in motion} == {3, 5, 7} and max(d.angle_deg for d in motion) > 350
+    assert {d.drops for d in rain} == {1 / 3} and {d.slant_px for d in rain} == set(range(-10, 11))
+
+
+def test_motion_has_no_randomness_of_its_own():
+    sample, definition = make_sample(), MotionBlurDefinition(7, 30.0, 0.2, (0.1, 0.3))
+    damaged = get_task("demotionblur").input(sample, definition, np.random.default_rng(0))
+    wanted = degradations.motion_blur(sample.clip[0].numpy(), degradations.motion_kernel(7, 30.0, 0.2, (0.1, 0.3)))
+    assert torch.equal(((damaged[:, 0] + 1) * 127.5).round(), torch.from_numpy(wanted).permute(2, 0, 1).float())
+
+
+@pytest.mark.parametrize(
+    "name, definition", [("deglassblur", GlassBlurDefinition()), ("deraining", RainDefinition(1.0, 3))]
+)
+def test_drops_and_swaps_are_each_pictures_own(name, definition):
+    sample = make_sample()
+    first, again, other = (get_task(name).input(sample, definition, np.random.default_rng(s)) for s in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_rain_has_as_many_drops_as_it_says():
+    """On black, streaks that do not meet add up: 64 / 4 drops of 8 + 1 pixels, each spread to a sum of 200 * 0.7."""
+    sample = make_sample(size=(1, 64, 640))
+    sample.clip[:] = 0
+    damaged = get_task("deraining").input(sample, RainDefinition(1 / 4), np.random.default_rng(0))
+    light = ((damaged[0] + 1) * 127.5).sum().item() / (200 * 0.7 * 9)
+    assert 14.5 < light < 17.5  # rounding to whole levels, and mirrored borders, move it a little
+
+
+def test_mixed_pictures_draw_their_own_parameters():
+    sample, task = make_sample(), get_task("demotionblur")
+    shared = MotionBlurDefinition(7, 0.0)
+    mixed = MotionBlurDefinition(7, 0.0, mixed=True)
+    inputs = {
+        definition: [task.input(sample, definition, np.random.default_rng(s)) for s in range(6)]
+        for definition in (shared, mixed)
+    }
+    assert all(torch.equal(inputs[shared][0], clip) for clip in inputs[shared])
+    assert len({clip.numpy().tobytes() for clip in inputs[mixed]}) == 6
