@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lavin.cli import DTYPES, find_device, run
+from lavin.cli import run
+from lavin.cli_infer import DTYPES, find_device
 from lavin.errors import InputError
 from lavin.suggest import unknown
 

@@ -5,36 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lavin import STVAE, JDiT, LavinPipeline, cli
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    """A small random model's folder."""
-    torch.manual_seed(0)
-    stvae = STVAE(latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4)
-    jdit = JDiT(latent_channels=4, hidden_size=64, num_layers=1, num_heads=2, attention="causal")
-    for parameter in jdit.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    folder = tmp_path_factory.mktemp("models") / "small"
-    LavinPipeline(stvae, jdit, sample_size=32, max_pairs=2).save_pretrained(folder)
-    return folder
-
-
-def picture(seed, width=40, height=24):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
-
-
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """A working folder with three pairs and a query, as a user has it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pairs").mkdir()
-    for number, name in enumerate("abc"):
-        picture(number).save(f"pairs/{name}_input.png")
-        picture(10 + number).save(f"pairs/{name}_target.png")
-    picture(20).save("img.png")
-    return tmp_path
+from lavin import LavinPipeline, cli
+from tests.conftest import random_picture as picture
 
 
 @pytest.fixture
@@ -78,6 +50,55 @@ def test_more_pairs_than_trained_are_left_out_and_said(infer, work, capsys):
     assert infer("--out", "all.png", "--pairs", 3) == 0
     np.testing.assert_array_equal(pixels("two.png"), pixels("same.png"))
     assert (pixels("two.png") != pixels("all.png")).any()
+
+
+@pytest.fixture
+def pool(work):
+    """Three pairs, of which each query has its own copy in the pool; the colour of every target names its pair."""
+    for number, name in enumerate("abc"):
+        Image.new("RGB", (40, 24), [(255, 0, 0), (0, 255, 0), (0, 0, 255)][number]).save(
+            work / f"pairs/{name}_input.png"
+        )
+    (work / "queries").mkdir()
+    for number, name in ((2, "blue"), (0, "red")):
+        Image.new("RGB", (40, 24), [(250, 5, 5), (), (5, 5, 250)][number]).save(work / f"queries/{name}.png")
+    return work
+
+
+def test_every_query_is_shown_the_pairs_most_like_it(infer, pool, capsys):
+    """As if each had been given a folder with that pair alone."""
+    assert infer("--query", "queries", "--select", "similar", "--pairs", 1, "--out", "out", "--grid", "grid.png") == 0
+    captured = capsys.readouterr()
+    assert captured.out.split() == ["out/blue.png", "out/red.png", "grid.png"]
+    assert captured.err.splitlines() == ["note: queries/blue.png: context c", "note: queries/red.png: context a"]
+    assert pixels("grid.png").shape[0] == 2 * (2 * 154 + 24)  # two contexts, pictures of 256x154
+    for query, pair in (("blue", "c"), ("red", "a")):
+        (pool / query).mkdir()
+        for half in ("input", "target"):
+            (pool / f"pairs/{pair}_{half}.png").rename(pool / query / f"{pair}_{half}.png")
+        assert infer("--context", query, "--query", f"queries/{query}.png", "--out", "alone.png", "--force") == 0
+        np.testing.assert_array_equal(pixels("alone.png"), pixels(f"out/{query}.png"))
+
+
+def test_a_selection_takes_as_many_pairs_as_the_model_was_trained_with(infer, pool, capsys):
+    for strategy in ("random", "diverse", "similar"):
+        assert infer("--select", strategy, "--out", f"{strategy}.png", "--query", "queries/blue.png") == 0
+        (note,) = capsys.readouterr().err.splitlines()
+        names = note.removeprefix("note: queries/blue.png: context ").split(", ")
+        assert len(set(names)) == 2 and (strategy == "random" or names[0] == "c")
+    assert infer("--select", "random", "--out", "again.png", "--query", "queries/blue.png") == 0
+    np.testing.assert_array_equal(pixels("again.png"), pixels("random.png"))
+
+
+def test_an_encoder_of_ones_own_chooses(infer, pool, capsys):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers.ViTModel(transformers.ViTConfig(image_size=32, patch_size=16, **size)).save_pretrained("encoder")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained("encoder")
+    assert infer("--query", "queries", "--select", "similar", "--pairs", 1, "--encoder", "encoder") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
+    assert notes == ["note: queries/blue.png: context c", "note: queries/red.png: context a"]
 
 
 def test_labels_and_grid_are_written(infer, work, capsys):
@@ -157,6 +178,10 @@ MISTAKES = {
     "unknown device": (["--device", "cudo"], "--device cudo cannot be used here"),
     "too many pairs": (["--pairs", "9"], "--pairs 9: context folder pairs has 3 pairs"),
     "zero pairs": (["--pairs", "0"], "at least 1 pair, not 0"),
+    "unknown strategy": (["--select", "similiar"], "unknown --select 'similiar'; did you mean 'similar'?"),
+    "unused encoder": (["--select", "random", "--encoder", "x"], "--encoder x is of no use to --select random"),
+    "too few in the pool": (["--select", "similar", "--pairs", "4"], "context folder pairs has 3 pairs; give 1 to 3"),
+    "missing encoder": (["--select", "similar", "--encoder", "./gone"], "encoder './gone' cannot be loaded"),
     "odd steps": (["--steps", "7"], "even number of points from 4, not 7"),
     "negative guidance": (["--guidance", "-1"], "guidance_scale is -1.0"),
     "no number": (["--steps", "many"], "--steps"),

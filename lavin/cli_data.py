@@ -1,0 +1,199 @@
+"""``lavin examples`` and ``lavin data preview``: contexts as pictures, to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lavin.errors import InputError
+
+SCENES = 96
+"""Held-out scenes among which ``lavin examples`` finds those that fit a task."""
+CELL = 128
+"""Side in pixels of a picture of the preview."""
+
+data = typer.Typer(name="data", help="Look at what models are trained on.", no_args_is_help=True)
+
+
+class LazyPool(Sequence):
+    """Samples of a source that are made when first asked for: a context looks at few of many.
+
+    Args:
+        source: any source, e.g. ``Scenes``; sample ``index`` is its sample of that index.
+        length: how many there are.
+    """
+
+    def __init__(self, source, length: int):
+        self.vocabulary, self.source, self.length = source.vocabulary, source, length
+        self._made: dict = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int):
+        index = int(index)
+        if index not in self._made:
+            self._made[index] = self.source[index]
+        return self._made[index]
+
+
+# --- lavin examples ---------------------------------------------------------------------------------------------------
+
+
+def examples(
+    folder: Annotated[
+        Path, typer.Argument(help="Where to write <task>/<name>_input, <name>_target, query; png or mp4.")
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option(help="Only this task; repeat for several.", show_default=False)
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, max=16, help="Pairs of every context.")] = 4,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Side of the pictures in pixels.")] = 128,
+    frames: Annotated[int, typer.Option(min=5, max=121, help="Frames of clips, 1 more than a multiple of 4.")] = 13,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pictures.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite examples that exist.")] = False,
+) -> None:
+    """Write an example context for every task, made from procedural scenes; query_target is the true answer."""
+    from lavin.io import check_free
+
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder")
+    if (frames - 1) % 4:
+        raise InputError(f"--frames {frames}: a clip has 1 + 4k frames; take {frames - (frames - 1) % 4}")
+
+    from lavin.data.scenes import Scenes
+    from lavin.labels import find_task
+    from lavin.tasks import REGISTRY
+
+    tasks = [find_task(name) for name in task] if task else [REGISTRY[name] for name in sorted(REGISTRY)]
+    tasks = without_clips_if_they_cannot_be_written(tasks, asked_for=bool(task))
+    for chosen in tasks:
+        check_free(folder / chosen.name / f"query{suffix(chosen)}", force, "DIR")
+    pools = {
+        clips: LazyPool(Scenes("validation", size=size, frames=frames if clips else 1, seed=seed), SCENES)
+        for clips in (False, True)
+    }
+    for chosen in tasks:
+        write_example(folder / chosen.name, chosen, pools[bool(chosen.clips)], pairs, seed, force)
+        typer.echo(folder / chosen.name)
+
+
+def suffix(task) -> str:
+    return ".mp4" if task.clips else ".png"
+
+
+def without_clips_if_they_cannot_be_written(tasks: list, asked_for: bool) -> list:
+    """Without PyAV a clip task is an error where it was asked for by name; among all tasks it is left out, and said."""
+    from importlib.util import find_spec
+
+    from lavin.io import VIDEO_EXTRA
+
+    clips = [task.name for task in tasks if task.clips]
+    if not clips or find_spec("av"):
+        return tasks
+    if asked_for:
+        raise InputError(f"--task {clips[0]}: {VIDEO_EXTRA}")
+    typer.echo(f"note: left out {', '.join(clips)}: {VIDEO_EXTRA}", err=True)
+    return [task for task in tasks if not task.clips]
+
+
+def write_example(folder: Path, task, pool, pairs: int, seed: int, force: bool) -> None:
+    """One context of a pool's scenes, with its query and the true target of it."""
+    import numpy as np
+
+    from lavin.data.mixture import draw_context
+    from lavin.io import write_clip, write_image
+
+    try:
+        episode = draw_context(pool, task, pairs, np.random.default_rng(seed), evaluation=True)
+    except ValueError as error:
+        raise InputError(f"{error}; give fewer --pairs, a larger --size or another --seed") from error
+    clips = {"query": episode.context.query, "query_target": episode.target}
+    for number, pair in enumerate(episode.context.pairs, 1):
+        clips |= {f"scene{number:02}_input": pair.input, f"scene{number:02}_target": pair.target}
+    for name, clip in clips.items():
+        path = folder / f"{name}{suffix(task)}"
+        if task.clips:
+            write_clip(path, pictures(clip), episode.query_sample.fps, force)
+        else:
+            write_image(path, pictures(clip)[0], force)
+
+
+def pictures(clip) -> list:
+    """A clip (3, frames, height, width) as PIL pictures, one a frame."""
+    from lavin.pictures import to_output
+
+    frames = to_output(clip, tuple(clip.shape[2:]), "pil")
+    return frames if isinstance(frames, list) else [frames]
+
+
+# --- lavin data preview -----------------------------------------------------------------------------------------------
+
+
+@data.command()
+def preview(
+    config: Annotated[Path, typer.Argument(help="Configuration of train/pretrain.py.")],
+    override: Annotated[
+        list[str] | None, typer.Argument(help="key=value, as for training.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
+    rows: Annotated[int, typer.Option(min=1, max=64, help="Contexts of every task.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The contexts of another run.seed.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the picture if it exists.")] = False,
+) -> None:
+    """Draw contexts exactly as training sees them, a row a task: pairs, and after the gap the query with its target."""
+    from lavin.io import check_free, check_png, draw_grid, stack, write_image
+    from lavin.training.config import PretrainConfig, load_config
+
+    check_png(out)
+    check_free(out, force)
+    settings = load_config(PretrainConfig, config, override or ())
+
+    contexts, titles = [], []
+    for name, episode in training_contexts(settings, rows, settings.run.seed if seed is None else seed):
+        shown = [*episode.pairs[: settings.train_pairs - 1], episode.query]
+        columns = [tuple(film_strip(pictures(clip)) for clip in example) for example in shown]
+        width, height = columns[-1][0].size
+        contexts.append(draw_grid(columns, len(columns) - 1, CELL * max(1, round(height / width))))
+        titles.append(name)
+    typer.echo(write_image(out, stack(contexts, titles), force))
+
+
+def training_contexts(config, rows: int, seed: int) -> Iterator[tuple]:
+    """(task's name, Episode): of every task the first contexts that ``lavin.training.latents.build_cache`` makes.
+
+    A context is a function of the seed and its number there. Where a task has too few, the numbers go on behind the
+    last: contexts that a larger cache would have.
+    """
+    import numpy as np
+
+    from lavin.data.mixture import draw_context
+    from lavin.data.scenes import Scenes
+
+    chances = config.tasks.probabilities()
+    total = config.cache.contexts
+    drawn = np.random.default_rng((seed, total)).choice(len(chances), total, p=list(chances.values()))
+    pool = LazyPool(Scenes("train", size=config.scenes.size), config.scenes.train_scenes)
+    for task_id, name in enumerate(chances):
+        numbers = np.flatnonzero(drawn == task_id)[:rows].tolist()
+        if len(numbers) < rows:
+            typer.echo(f"note: {name} has {len(numbers)} of the cache's {total} contexts; more are drawn", err=True)
+            numbers += range(total, total + rows - len(numbers))
+        for number in numbers:
+            rng = np.random.default_rng((seed, number))
+            try:
+                yield name, draw_context(pool, name, config.cache.pairs - 1, rng, held_out=config.tasks.held_out())
+            except ValueError as error:
+                raise InputError(f"{error}; training on this configuration would stop here too") from error
+
+
+def film_strip(frames: list):
+    """A picture as it is; of a clip the first, middle and last frame, one below the other."""
+    from lavin.io import stack
+
+    return frames[0] if len(frames) == 1 else stack([frames[0], frames[len(frames) // 2], frames[-1]])
