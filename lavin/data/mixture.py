@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lavin.context import Context, Example
 from lavin.data.sample import Sample, Vocabulary
+from lavin.data.scenes import Scenes
 from lavin.tasks import Definition, HeldOut, Task, get_task
 
 DEFINITIONS_TRIED = 200
@@ -45,6 +46,16 @@ class Pool(Sequence):
 
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]
+
+
+def scenes_for(task: Task, split: str, size: int, frames: int | None = None, seed: int = 0) -> Scenes:
+    """Procedural scenes that a task can be drawn from: pictures or clips, with people where it is about them.
+
+    Args:
+        frames: of clips, 1 + 4k; None for as many as the task's standard definition needs.
+    """
+    frames = (frames or task.source_frames) if task.clips else 1
+    return Scenes(split, size=size, frames=frames, seed=seed, people=task.people)
 
 
 @dataclass

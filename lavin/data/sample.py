@@ -39,14 +39,18 @@ class Instance:
     track_id: int = 0
     is_thing: bool = True
     crowd: bool = False
+    """Neither to be told apart nor scored: a group, or a thing of which almost nothing shows."""
     colour: str | None = None
     """Colour name, where the source knows it."""
     distance_m: float | None = None
     """Distance of the object's centre from the camera in the first frame, where the source knows it."""
     keypoints: Tensor | None = None
-    """(17, 3) COCO keypoints x, y, v."""
+    """(17, 3) COCO keypoints x, y, v of a picture, (frames, 17, 3) of a clip, float32: x and y in pixels from the
+    top left corner, v = 2 visible, 1 hidden, 0 not in the picture (then x = y = 0); None for all but people."""
     expressions: list[str] = field(default_factory=list)
     """Texts that refer to this object and no other one of the sample."""
+    clothes: dict[str, str] | None = None
+    """Colour names of a person's "shirt" and "trousers", where the source knows them."""
 
 
 @dataclass

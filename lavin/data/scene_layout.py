@@ -6,24 +6,29 @@ A Layout is plain numpy in float64, drawn from a generator that the caller keys;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from lavin.data import scene_geometry as geometry
+from lavin.data import scene_solids as solids
 from lavin.data.scene_appearance import COLOURS, MUTED, TEXTURES
-from lavin.data.scene_geometry import KINDS
+from lavin.data.scene_people import PARTS, Person, turn
+from lavin.data.scene_solids import KINDS
 
 SLOTS = 5
 """Most objects in a scene."""
+PEOPLE = 3
+"""Most people in a scene."""
 FPS = 8.0
+HORIZON, OVERHEAD = np.array([0.72, 0.78, 0.84]), np.array([0.36, 0.52, 0.74])
+"""Mean colours of the sky."""
 PALETTE = np.array(list(COLOURS.values()))
 PLAIN, CHECKS, STRIPES, SPECKLE, PLANKS, CLOUDS, BRICKS = range(len(TEXTURES))
 
 
 @dataclass
 class Layout:
-    """One scene before rendering: n objects, p poses (one more than frames for clips), world frame as in geometry."""
+    """One scene before rendering: n objects, p poses (one more than frames for clips), world frame as in solids."""
 
     kind: np.ndarray
     """(n,) index into KINDS."""
@@ -46,26 +51,38 @@ class Layout:
     light: np.ndarray
     """(3, 3): towards the light, and two vectors across it."""
     surfaces: np.ndarray
-    """(10, SLOTS + 3), rows as in Look.surfaces."""
+    """(10, SLOTS + 3), rows as in Look.surfaces; with people (10, SLOTS + PEOPLE * parts + 3)."""
     brightness: np.ndarray
     """(2,) ambient and direct."""
     sky: np.ndarray
     """(6,) colours at the horizon and overhead."""
+    people: list[Person] = field(default_factory=list)
+    """In the world's frame."""
+    clothes: list[dict[str, str]] = field(default_factory=list)
+    """What each of them wears, as ``dress`` says."""
+
+    @property
+    def slots(self) -> int:
+        """Rows that the scene takes in the geometry's tables."""
+        return self.surfaces.shape[1] - 3
+
+    def solids(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """All solids, objects and parts of people: slot (s,), kind (s,), size (s, 3), centre (p, s, 3) and rotation
+        (p, s, 3, 3)."""
+        if not self.people:
+            return np.arange(len(self.kind)), self.kind, self.size, self.centre, self.rotation
+        parts = zip(*((who.kind, who.size, who.centre, who.rotation) for who in self.people), strict=True)
+        kind, size, centre, rotation = parts
+        return (
+            np.concatenate([np.arange(len(self.kind)), SLOTS + np.arange(len(self.people) * len(PARTS))]),
+            np.concatenate([self.kind, *kind]),
+            np.concatenate([self.size, *size]),
+            np.concatenate([self.centre, *centre], 1),
+            np.concatenate([self.rotation, *rotation], 1),
+        )
 
 
-def _turn(axis: int, angle: np.ndarray | float) -> np.ndarray:
-    """Rotation matrices (..., 3, 3) about a coordinate axis."""
-    angle = np.asarray(angle, float)
-    i, j = (axis + 1) % 3, (axis + 2) % 3
-    matrix = np.zeros((*angle.shape, 3, 3))
-    matrix[..., axis, axis] = 1
-    matrix[..., i, i] = matrix[..., j, j] = np.cos(angle)
-    matrix[..., j, i] = np.sin(angle)
-    matrix[..., i, j] = -matrix[..., j, i]
-    return matrix
-
-
-def _pools(rng: np.random.Generator, number: int, choices: int) -> np.ndarray:
+def pools(rng: np.random.Generator, number: int, choices: int) -> np.ndarray:
     """One of few values for each object: two often share theirs, but at least two differ."""
     pool = rng.permutation(choices)[: rng.integers(2, 5)]
     drawn = pool[rng.integers(0, len(pool), number)]
@@ -75,22 +92,22 @@ def _pools(rng: np.random.Generator, number: int, choices: int) -> np.ndarray:
     return drawn
 
 
-def _sizes(rng: np.random.Generator, kind: np.ndarray, radius: np.ndarray) -> np.ndarray:
+def sizes(rng: np.random.Generator, kind: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Proportions (n, 3) of solids that look about ``radius`` big."""
     low = np.array([(1, 1, 1), (0.5, 0.5, 0.5), (0.5, 0.6, 1), (0.65, 0.75, 1), (0.42, 0.5, 1), (0.75, 0.24, 1)])
     high = np.array([(1, 1, 1), (0.9, 0.95, 0.9), (0.8, 1, 1), (0.95, 1.1, 1), (0.58, 0.8, 1), (0.85, 0.36, 1)])
     return radius[:, None] * (low + (high - low) * rng.random((len(kind), 1, 3)))[np.arange(len(kind)), kind]
 
 
-def _orientation(rng: np.random.Generator, kind: int) -> np.ndarray:
+def orientation(rng: np.random.Generator, kind: int) -> np.ndarray:
     """Upright, lying or leaning, then turned about the vertical: (3, 3)."""
     chance, lean, yaw = rng.random(3)
-    lying = {geometry.CYLINDER: 0.25, geometry.CAPSULE: 0.5, geometry.TORUS: 0.5, geometry.CONE: 0.08}.get(kind, 0.0)
+    lying = {solids.CYLINDER: 0.25, solids.CAPSULE: 0.5, solids.TORUS: 0.5, solids.CONE: 0.08}.get(kind, 0.0)
     tilt = np.pi / 2 if chance < lying else (lean - 0.5) * (1.2 if chance > 0.9 else 0.0)
-    return _turn(1, 2 * np.pi * yaw) @ _turn(0, tilt)
+    return turn(1, 2 * np.pi * yaw) @ turn(0, tilt)
 
 
-def _place(rng: np.random.Generator, bounding: np.ndarray, disc: float) -> tuple[np.ndarray, np.ndarray]:
+def place(rng: np.random.Generator, bounding: np.ndarray, disc: float) -> tuple[np.ndarray, np.ndarray]:
     """Ground positions (n, 2) in a disc such that bounding circles stay apart, and the shrinking (n,) it took."""
     number = len(bounding)
     draws = rng.random((number, 24, 2))
@@ -112,7 +129,7 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[..., ahead] * b[..., behind] - a[..., behind] * b[..., ahead]
 
 
-def _pick(rng: np.random.Generator, values: Sequence[float], number: int | None = None) -> np.ndarray:
+def pick(rng: np.random.Generator, values: Sequence[float], number: int | None = None) -> np.ndarray:
     """Values with replacement (numpy's choice is ten times slower)."""
     return np.asarray(values)[rng.integers(len(values), size=number)]
 
@@ -125,7 +142,7 @@ def _look_at(eye: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
     right /= np.linalg.norm(right, axis=-1, keepdims=True)
     down = _cross(forward, right)
     level = np.stack([right, down, forward], -1)
-    return level @ _turn(2, roll)
+    return level @ turn(2, roll)
 
 
 def _tones(rng: np.random.Generator, chosen: np.ndarray) -> np.ndarray:
@@ -135,7 +152,7 @@ def _tones(rng: np.random.Generator, chosen: np.ndarray) -> np.ndarray:
     return np.clip(chosen + (grey - chosen) * rng.uniform(0, 0.12, (len(chosen), 1)), 0, 1)
 
 
-def _paint(rng: np.random.Generator, colour: np.ndarray, radius: np.ndarray, width: float) -> np.ndarray:
+def paint(rng: np.random.Generator, colour: np.ndarray, radius: np.ndarray, width: float) -> np.ndarray:
     """Table of surfaces (10, SLOTS + 3): objects, ground, two walls."""
     number, table = len(colour), np.ones((10, SLOTS + 3))
     base = _tones(rng, PALETTE[colour])
@@ -143,23 +160,23 @@ def _paint(rng: np.random.Generator, colour: np.ndarray, radius: np.ndarray, wid
     second = np.where(lighter, base + 0.3 * (1 - base), base * 0.68)
     textured = rng.random(number) < 0.35
     table[:3, :number], table[3:6, :number] = base.T, second.T
-    table[6, :number] = radius * _pick(rng, (0.5, 0.8, 1.2), number)
-    table[8, :number] = _pick(rng, (0.0, 0.15, 0.4), number)
-    table[9, :number] = np.where(textured, _pick(rng, (CHECKS, CHECKS, STRIPES, STRIPES, SPECKLE, CLOUDS), number), 0)
+    table[6, :number] = radius * pick(rng, (0.5, 0.8, 1.2), number)
+    table[8, :number] = pick(rng, (0.0, 0.15, 0.4), number)
+    table[9, :number] = np.where(textured, pick(rng, (CHECKS, CHECKS, STRIPES, STRIPES, SPECKLE, CLOUDS), number), 0)
     tones = _tones(rng, MUTED[rng.permutation(len(MUTED))[:3]])
     tones[2] = tones[1] if rng.random() < 0.5 else tones[2]
     table[:3, SLOTS:] = tones.T
     table[3:6, SLOTS:] = (tones * rng.uniform(0.72, 0.92, (3, 1))).T
     table[6, SLOTS:] = width * rng.uniform(0.35, 1.0, 3)
     table[8, SLOTS:] = 0
-    ground = _pick(rng, (PLAIN, CHECKS, PLANKS, CLOUDS, CLOUDS))
-    wall = _pick(rng, (PLAIN, PLAIN, STRIPES, CLOUDS, BRICKS))
+    ground = pick(rng, (PLAIN, CHECKS, PLANKS, CLOUDS, CLOUDS))
+    wall = pick(rng, (PLAIN, PLAIN, STRIPES, CLOUDS, BRICKS))
     table[9, SLOTS:] = ground, wall, wall
     table[7] = rng.random(SLOTS + 3)
     return table
 
 
-def _light(rng: np.random.Generator, azimuth: float, elevation: float) -> np.ndarray:
+def light_axes(azimuth: float, elevation: float) -> np.ndarray:
     """Orthonormal rows (3, 3): towards the light and two vectors across."""
     across = np.array([np.cos(azimuth), 0, -np.sin(azimuth)])
     towards = np.array([np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)])
@@ -174,7 +191,7 @@ def _sway(rng: np.random.Generator, time: np.ndarray, shape: tuple[int, ...]) ->
     return (np.sin(pace * time + phase) - np.sin(phase)) / 2
 
 
-def _move(rng: np.random.Generator, time: np.ndarray, centre: np.ndarray, room: np.ndarray, width: float) -> tuple:
+def move(rng: np.random.Generator, time: np.ndarray, centre: np.ndarray, room: np.ndarray, width: float) -> tuple:
     """Positions (p, n, 3) and turns about the vertical (p, n, 3, 3): each object sways within its free space,
     some hop, some spin, some rest."""
     number = len(centre)
@@ -183,7 +200,7 @@ def _move(rng: np.random.Generator, time: np.ndarray, centre: np.ndarray, room: 
     sway = _sway(rng, time, (number,)) * reach
     hop = np.abs(_sway(rng, time, (number,))) * 0.25 * width * (rng.random(number) < 0.3)
     moved = np.stack([sway * np.cos(direction), hop, sway * np.sin(direction)], -1)
-    return centre + moved, _turn(1, time[:, None] * rng.uniform(-2, 2, number) * (rng.random(number) < 0.6))
+    return centre + moved, turn(1, time[:, None] * rng.uniform(-2, 2, number) * (rng.random(number) < 0.6))
 
 
 def _camera(
@@ -192,11 +209,18 @@ def _camera(
     """Eye positions (p, 3), rotations (p, 3, 3) and the first azimuth: a camera that looks at ``aim`` and drifts."""
     azimuth = np.radians(rng.uniform(15, 75) if indoors else rng.uniform(0, 360))
     pitch = np.radians(rng.uniform(10, 42))
+    return *orbit(rng, time, azimuth, pitch, distance, aim), azimuth
+
+
+def orbit(
+    rng: np.random.Generator, time: np.ndarray, azimuth: float, pitch: float, distance: float, aim: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eye positions (p, 3) and rotations (p, 3, 3) about these angles in radians."""
     drift = _sway(rng, time, (3,)) * (rng.random() < 0.75)
     turned, height, away = azimuth + 0.3 * drift[:, 0], pitch + 0.08 * drift[:, 1], distance * (1 + 0.1 * drift[:, 2])
     towards_eye = np.stack([np.cos(height) * np.sin(turned), np.sin(height), np.cos(height) * np.cos(turned)], -1)
     eye = aim + away[:, None] * towards_eye
-    return eye, _look_at(eye, aim, np.radians(rng.uniform(-5, 5))), azimuth
+    return eye, _look_at(eye, aim, np.radians(rng.uniform(-5, 5)))
 
 
 def draw_layout(rng: np.random.Generator, size: tuple[int, int], poses: int = 1) -> Layout:
@@ -208,16 +232,16 @@ def draw_layout(rng: np.random.Generator, size: tuple[int, int], poses: int = 1)
     width = 2 * distance * np.tan(half_view)  # of the picture's shorter side, at the middle of the scene
 
     number = int(rng.integers(2, SLOTS + 1))
-    kind, colour = _pools(rng, number, len(KINDS)), _pools(rng, number, len(COLOURS))
+    kind, colour = pools(rng, number, len(KINDS)), pools(rng, number, len(COLOURS))
     small = rng.random(number) < 0.15
     radius = width * np.exp(np.where(small, rng.uniform(-2.8, -2.3, number), rng.uniform(-2.2, -1.6, number)))
     radius *= (1.3, 1.15, 1.05, 1.0)[number - 2]
-    solid = _sizes(rng, kind, radius)
-    bounding = np.array([geometry.bounding_radius(k, s) for k, s in zip(kind, solid, strict=True)])
-    places, shrink = _place(rng, bounding, 0.42 * width)
+    solid = sizes(rng, kind, radius)
+    bounding = np.array([solids.bounding_radius(k, s) for k, s in zip(kind, solid, strict=True)])
+    places, shrink = place(rng, bounding, 0.42 * width)
     solid, bounding = solid * shrink[:, None], bounding * shrink
-    upright = np.stack([_orientation(rng, k) for k in kind])
-    height = np.array([geometry.reach(k, s, -r[1]) for k, s, r in zip(kind, solid, upright, strict=True)])
+    upright = np.stack([orientation(rng, k) for k in kind])
+    height = np.array([solids.reach(k, s, -r[1]) for k, s, r in zip(kind, solid, upright, strict=True)])
     height += bounding * rng.uniform(0.2, 0.9, number) * (rng.random(number) < 0.1)
     centre = np.stack([places[:, 0], height, places[:, 1]], -1)
 
@@ -226,14 +250,14 @@ def draw_layout(rng: np.random.Generator, size: tuple[int, int], poses: int = 1)
     apart = np.linalg.norm(places[:, None] - places[None], axis=-1) - bounding[:, None] - bounding
     np.fill_diagonal(apart, np.inf)
     free = np.minimum(0.48 * apart.min(1), (places + walls - bounding[:, None]).min(1) if indoors else np.inf)
-    centres, turns = _move(rng, time, centre, free.clip(0), width)
+    centres, turns = move(rng, time, centre, free.clip(0), width)
     aim = centre.mean(0) * (0.8, 0.7, 0.8) + 0.05 * width * rng.standard_normal(3)
     eye, look, azimuth = _camera(rng, time, indoors, distance, aim)
 
-    surfaces = _paint(rng, colour, radius * shrink, width)
+    surfaces = paint(rng, colour, radius * shrink, width)
     sun = np.radians(rng.uniform(10, 80)) if indoors else azimuth + np.radians(rng.uniform(-110, 110))
-    horizon = np.array([0.72, 0.78, 0.84]) + rng.uniform(-0.08, 0.08, 3)
-    overhead = np.array([0.36, 0.52, 0.74]) + rng.uniform(-0.1, 0.1, 3)
+    horizon = HORIZON + rng.uniform(-0.08, 0.08, 3)
+    overhead = OVERHEAD + rng.uniform(-0.1, 0.1, 3)
     return Layout(
         kind=kind,
         colour=colour,
@@ -244,7 +268,7 @@ def draw_layout(rng: np.random.Generator, size: tuple[int, int], poses: int = 1)
         camera_rotation=look,
         focal=min(size) / 2 / np.tan(half_view),
         walls=walls if indoors else np.full(2, np.inf),
-        light=_light(rng, sun, np.radians(rng.uniform(35, 70))),
+        light=light_axes(sun, np.radians(rng.uniform(35, 70))),
         surfaces=surfaces,
         brightness=rng.uniform((0.46, 0.5), (0.62, 0.68)),
         sky=np.concatenate([horizon, overhead * rng.uniform(0.8, 1.1)]),

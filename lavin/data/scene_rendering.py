@@ -1,0 +1,110 @@
+"""From layouts to pictures: packs scenes into the tables of a batch and casts the rays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lavin.data import scene_geometry as geometry
+from lavin.data import scene_solids as solids
+from lavin.data.scene_appearance import Look, shade
+from lavin.data.scene_bounds import part_bounds
+from lavin.data.scene_geometry import Hits, Rays, World
+from lavin.data.scene_layout import SLOTS, Layout
+from lavin.data.scene_people import PARTS
+
+LOOSE = 1.001
+"""Bounding spheres are a little larger than they must be, so that rounding culls nothing."""
+CONTRAST = 0.07
+"""Colour step between neighbours above which a pixel is supersampled."""
+
+
+# ------------------------------------------------------------------------------------------------------------- packing
+
+
+def _tables(layout: Layout, frames: int) -> tuple[np.ndarray, ...]:
+    """The columns of World and Look that belong to one scene: float32 (rows, frames), kind (slots, frames)."""
+    slot, solid_kind, size, centre, rotation = layout.solids()
+    kind = np.full((layout.slots, frames), -1)
+    kind[slot] = solid_kind[:, None]
+    table = np.zeros((15, layout.slots, frames), np.float32)
+    table[:3, slot] = centre[:frames].transpose(2, 1, 0)
+    table[3:12, slot] = rotation[:frames].reshape(frames, len(slot), 9).transpose(2, 1, 0)
+    table[12:, slot] = size.T[:, :, None]
+    radius = np.zeros((SLOTS, frames), np.float32)
+    for number, (solid, its_size) in enumerate(zip(layout.kind, layout.size, strict=True)):
+        radius[number] = LOOSE * solids.bounding_radius(solid, its_size)
+    view = np.concatenate(
+        [[layout.focal], layout.walls, layout.light.ravel(), layout.brightness, layout.sky], dtype=np.float32
+    )
+    camera = np.concatenate([layout.camera_rotation[:frames].reshape(frames, 9), layout.camera_position[:frames]], 1)
+    views = np.concatenate([np.repeat(view[:, None], frames, 1), camera.T.astype(np.float32)])
+    surfaces = np.repeat(layout.surfaces[:, :, None], frames, 2).astype(np.float32)
+    bounds = part_bounds(layout, frames) if layout.slots > SLOTS else np.zeros((9, 0, frames), np.float32)
+    return kind, table, radius, views, surfaces, bounds
+
+
+def build(layouts: Sequence[Layout], frames: int, device: torch.device) -> tuple[World, Look]:
+    """Tables of all views, scene by scene, frame by frame."""
+    tables = zip(*(_tables(layout, frames) for layout in layouts), strict=True)
+    kind, table, radius, views, surfaces, bounds = (
+        torch.from_numpy(np.concatenate(parts, axis=-1)).to(device) for parts in tables
+    )
+    focal, walls, light, brightness, sky, rotation, position = views.split([1, 2, 9, 2, 6, 9, 3])
+    parts = len(PARTS) if bounds.numel() else 0
+    world = World(focal[0], rotation, position, kind.flatten(), table.flatten(1), radius, walls, light, bounds, parts)
+    return world, Look(surfaces.flatten(1), brightness, sky)
+
+
+def owners(slots: int) -> np.ndarray:
+    """(slots + 4,) what each surface is part of: objects 0 ... SLOTS - 1, then people, then the backgrounds."""
+    things = np.concatenate([np.arange(SLOTS), SLOTS + np.arange(slots - SLOTS) // len(PARTS)])
+    return np.concatenate([things, things[-1] + 1 + np.arange(4)])
+
+
+# ----------------------------------------------------------------------------------------------------------- rendering
+
+
+def _rough(colour: Tensor, surface: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Indices of pixels that differ from a neighbour in surface or by more than CONTRAST in colour."""
+    colour, surface = colour.view(3, *shape), surface.view(shape)
+    rough = torch.zeros(shape, dtype=torch.bool, device=colour.device)
+    for axis in (1, 2):
+        length = shape[axis] - 1
+        step = (colour.narrow(axis + 1, 1, length) - colour.narrow(axis + 1, 0, length)).abs_()
+        differs = torch.maximum(torch.maximum(step[0], step[1]), step[2]) > CONTRAST
+        differs |= surface.narrow(axis, 1, length) != surface.narrow(axis, 0, length)
+        rough.narrow(axis, 1, length).logical_or_(differs)
+        rough.narrow(axis, 0, length).logical_or_(differs)
+    return rough.flatten().nonzero().squeeze(1)
+
+
+def _cast(world: World, look: Look, rays: Rays) -> tuple[Hits, Tensor]:
+    hits = geometry.trace(world, rays)
+    return hits, shade(world, look, rays, hits, geometry.shadows(world, rays, hits))
+
+
+def render(world: World, look: Look, size: tuple[int, int]) -> tuple[Rays, Hits, Tensor]:
+    """Cast a ray through every pixel centre, then four more where the picture has an edge.
+
+    Returns:
+        Rays and hits at pixel centres (the labels' view of the scene), and the picture, uint8 (V, height, width, 3).
+    """
+    x, y, view = geometry.pixel_centres(world.views, size, world.focal.device)
+    rays = geometry.camera_rays(world, x, y, view, size, size[0] * size[1])
+    hits, colour = _cast(world, look, rays)
+    surface = hits.surface
+    if world.parts:  # seams between parts of a person need no finer rays unless they show
+        surface = torch.from_numpy(owners(world.slots)).to(surface.device)[surface]
+    rough = _rough(colour, surface, (world.views, *size))
+    if rough.numel():
+        corners_x = x[rough] + torch.tensor([[-0.25], [0.25], [-0.25], [0.25]], device=x.device)
+        corners_y = y[rough] + torch.tensor([[-0.25], [-0.25], [0.25], [0.25]], device=x.device)
+        finer = geometry.camera_rays(world, corners_x.flatten(), corners_y.flatten(), view[rough].repeat(4), size, None)
+        a, b, c, d = _cast(world, look, finer)[1].view(3, 4, -1).unbind(1)
+        colour.index_copy_(1, rough, (a + b + c + d) / 4)
+    picture = (colour * 255).round_().to(torch.uint8)
+    return rays, hits, picture.view(3, world.views, *size).permute(1, 2, 3, 0).contiguous()
