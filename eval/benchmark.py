@@ -60,7 +60,7 @@ def benchmark(
     from lavin.pipeline import LavinPipeline
 
     settings = scenes.Settings(queries, pairs, steps, guidance, seed, pool, batch, dtype)
-    rows = scenes.task_rows([name.strip() for name in tasks.split(",")] if tasks is not None else None)
+    rows = scenes.task_rows(scenes.trained_tasks(folder) if tasks is None else map(str.strip, tasks.split(",")))
     unseen = scenes.read_held_out(folder)
     if held_out:
         rows += scenes.held_out_rows(unseen, model)

@@ -52,7 +52,12 @@ def examples(
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, max=16, help="Pairs of every context.")] = 4,
     size: Annotated[int, typer.Option(min=32, max=1024, help="Side of the pictures in pixels.")] = 128,
-    frames: Annotated[int, typer.Option(min=5, max=121, help="Frames of clips, 1 more than a multiple of 4.")] = 13,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            min=5, max=121, help="Frames of clips, 1 + 4k; what the task needs if not given.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pictures.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite examples that exist.")] = False,
 ) -> None:
@@ -61,10 +66,10 @@ def examples(
 
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give a folder")
-    if (frames - 1) % 4:
+    if frames is not None and (frames - 1) % 4:
         raise InputError(f"--frames {frames}: a clip has 1 + 4k frames; take {frames - (frames - 1) % 4}")
 
-    from lavin.data.scenes import Scenes
+    from lavin.data.mixture import scenes_for
     from lavin.labels import find_task
     from lavin.tasks import REGISTRY
 
@@ -72,12 +77,12 @@ def examples(
     tasks = without_clips_if_they_cannot_be_written(tasks, asked_for=bool(task))
     for chosen in tasks:
         check_free(folder / chosen.name / f"query{suffix(chosen)}", force, "DIR")
-    pools = {
-        clips: LazyPool(Scenes("validation", size=size, frames=frames if clips else 1, seed=seed), SCENES)
-        for clips in (False, True)
-    }
+    pools: dict[tuple, LazyPool] = {}
     for chosen in tasks:
-        write_example(folder / chosen.name, chosen, pools[bool(chosen.clips)], pairs, seed, force)
+        kind = (chosen.people, chosen.clips and (frames or chosen.source_frames))
+        if kind not in pools:
+            pools[kind] = LazyPool(scenes_for(chosen, "validation", size, frames, seed), SCENES)
+        write_example(folder / chosen.name, chosen, pools[kind], pairs, seed, force)
         typer.echo(folder / chosen.name)
 
 
@@ -170,24 +175,19 @@ def training_contexts(config, rows: int, seed: int) -> Iterator[tuple]:
     A context is a function of the seed and its number there. Where a task has too few, the numbers go on behind the
     last: contexts that a larger cache would have.
     """
-    import numpy as np
+    from lavin.training.latents import draw_tasks, training_context
 
-    from lavin.data.mixture import draw_context
-    from lavin.data.scenes import Scenes
-
-    chances = config.tasks.probabilities()
     total = config.cache.contexts
-    drawn = np.random.default_rng((seed, total)).choice(len(chances), total, p=list(chances.values()))
-    pool = LazyPool(Scenes("train", size=config.scenes.size), config.scenes.train_scenes)
-    for task_id, name in enumerate(chances):
-        numbers = np.flatnonzero(drawn == task_id)[:rows].tolist()
+    drawn = draw_tasks(config.tasks, total, seed)
+    pool = LazyPool(config.scenes.source("train"), config.scenes.train_scenes)
+    for task_id, name in enumerate(config.tasks.probabilities()):
+        numbers = (drawn == task_id).nonzero()[0][:rows].tolist()
         if len(numbers) < rows:
             typer.echo(f"note: {name} has {len(numbers)} of the cache's {total} contexts; more are drawn", err=True)
             numbers += range(total, total + rows - len(numbers))
         for number in numbers:
-            rng = np.random.default_rng((seed, number))
             try:
-                yield name, draw_context(pool, name, config.cache.pairs - 1, rng, held_out=config.tasks.held_out())
+                yield name, training_context(pool, config.tasks, task_id, number, config.cache.pairs, seed)
             except ValueError as error:
                 raise InputError(f"{error}; training on this configuration would stop here too") from error
 

@@ -52,6 +52,7 @@ class EncodedContext:
         sample_size: side in pixels at which it was made.
         thumbnails: the pairs' first frames, uint8 (pairs, 2, 3, 64, 64).
         colours: in which the targets are drawn, see ``lavin.labels.palette``.
+        pair_frames: frames of the first pair's input and target.
         task: its name, where it was told.
     """
 
@@ -61,6 +62,7 @@ class EncodedContext:
     sample_size: int
     thumbnails: Tensor = field(repr=False)
     colours: tuple[tuple[int, int, int], ...] = ()
+    pair_frames: tuple[int, int] = (1, 1)
     task: str | None = None
 
     def __len__(self) -> int:
@@ -70,6 +72,11 @@ class EncodedContext:
     def num_bytes(self) -> int:
         """Of keys, values and latents."""
         return sum(tensor.nbytes for name, tensor in self.tensors().items() if name != "thumbnails")
+
+    def target_frames(self, query_frames: int) -> int:
+        """Frames of a query's target: as the pairs show it where the query is as long as their inputs, else its own."""
+        shown = self.pair_frames
+        return shown[1] if query_frames == shown[0] else query_frames
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by their names in the file."""
@@ -96,7 +103,7 @@ class EncodedContext:
         Raises:
             InputError: the file exists and ``force`` is not given, or it cannot be written.
         """
-        header = {"models": self.models, "sample_size": self.sample_size, "colours": self.colours, "task": self.task}
+        header = {name: getattr(self, name) for name in ("models", "sample_size", "colours", "pair_frames", "task")}
         header |= {"pairs": len(self), "layers": len(self.cache.layers) if self.cache is not None else None}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
         return write_bytes(path, save(tensors, {"format": FORMAT, "header": json.dumps(header)}), force)
@@ -126,10 +133,10 @@ class EncodedContext:
                     layers = [(read(f"layers.{n}.keys"), read(f"layers.{n}.values")) for n in range(header["layers"])]
                     cache = ConditionCache(layers, sum(half.shape[2] for pair in latents for half in pair))
                 thumbnails = read("thumbnails")
-                colours = tuple(map(tuple, header["colours"]))
+                colours, frames = tuple(map(tuple, header["colours"])), tuple(header["pair_frames"])
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"context {path} is damaged or no context file ({error}); save it again") from error
-        return cls(latents, cache, header["models"], header["sample_size"], thumbnails, colours, header["task"])
+        return cls(latents, cache, header["models"], header["sample_size"], thumbnails, colours, frames, header["task"])
 
     def check_fits(self, models: dict[str, str], sample_size: int) -> None:
         """Refuse another model than the one that made it.

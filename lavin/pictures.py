@@ -40,7 +40,7 @@ def read_context(context: str | Path | Sequence[tuple[Any, Any]]) -> list[tuple[
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise InputError(f"context pair '{name}' is {type(pair).__name__}; an (input, target) tuple is needed")
         halves = [as_picture(half, f"context pair '{name}', {side}") for half, side in zip(pair, ("input", "target"))]
-        if halves[0].frames.shape != halves[1].frames.shape:
+        if halves[0].size != halves[1].size:
             sizes = " but target ".join(describe(half) for half in halves)
             raise InputError(f"context pair '{name}': input is {sizes}; both must have one size")
         pairs.append(tuple(halves))

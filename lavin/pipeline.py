@@ -19,7 +19,7 @@ from lavin.encoded import EncodedContext, fingerprint, thumbnails
 from lavin.errors import InputError, LavinError
 from lavin.labels import find_task, palette, standard_definition
 from lavin.models.jdit import ConditionCache, JDiT
-from lavin.models.stvae import STVAE, pad_frames
+from lavin.models.stvae import STVAE, latent_frames, pad_frames
 from lavin.models.weights import load_component
 from lavin.pictures import Picture, read_context, read_queries, squash, to_output
 from lavin.speed import SPEEDS, Speed, find_speed
@@ -171,7 +171,8 @@ class LavinPipeline(DiffusionPipeline):
         definition = standard_definition(task, context.colours) if task else None
 
         query_latent = torch.cat([self.encode(picture) for picture in queries])
-        noise = draw_noise(query_latent, generators, ensemble_size)
+        frames = context.target_frames(len(queries[0].frames))
+        noise = draw_noise(query_latent, generators, ensemble_size, latent_frames(frames))
         grid = flow.time_grid(self.config.time_grid, num_inference_steps).to(self.device)
         latents = self.solve(
             context.latents,
@@ -185,7 +186,7 @@ class LavinPipeline(DiffusionPipeline):
         if output_type == "latent":
             return LavinOutput(images=None, labels=None, latents=latents)
 
-        clips = self.decode(latents, len(queries[0].frames), ensemble_size)
+        clips = self.decode(latents, frames, ensemble_size)
         sizes = [picture.size for picture in queries]
         images = [to_output(clip, size, output_type) for clip, size in zip(clips, sizes, strict=True)]
         labels = task and [
@@ -233,8 +234,16 @@ class LavinPipeline(DiffusionPipeline):
             halves = [half for pair in latents for half in pair]
             cache = self.jdit.encode_condition(torch.cat(halves, dim=2), [half.shape[2] for half in halves])
         small = thumbnails([tuple(squash(half.frames[:1], self.config.sample_size) for half in pair) for pair in pairs])
-        colours = palette([target for _, target in pairs])
-        return EncodedContext(latents, cache, self.fingerprints(), self.config.sample_size, small, colours, task)
+        return EncodedContext(
+            latents,
+            cache,
+            self.fingerprints(),
+            self.config.sample_size,
+            small,
+            palette([target for _, target in pairs]),
+            tuple(len(half.frames) for half in pairs[0]),
+            task,
+        )
 
     def own(self, context: EncodedContext) -> EncodedContext:
         """A context that this model encoded, on its device and in its precision; another model's is refused."""
@@ -349,15 +358,19 @@ def check_generators(generator: Generator | Sequence[Generator] | None, queries:
     return [generator] * queries
 
 
-def draw_noise(query_latent: Tensor, generators: Sequence[Generator | None], ensemble_size: int) -> Tensor:
+def draw_noise(
+    query_latent: Tensor, generators: Sequence[Generator | None], ensemble_size: int, frames: int | None = None
+) -> Tensor:
     """float32 noise for every query's ensemble, on the generators' own device: a seed means the same on any.
 
     Args:
         query_latent: (queries, channels, latent_frames, height, width).
+        frames: latent frames of the targets; None for the queries'.
 
     Returns:
-        (queries * ensemble_size, channels, latent_frames, height, width).
+        (queries * ensemble_size, channels, frames, height, width).
     """
-    shape = (ensemble_size, *query_latent.shape[1:])
+    _, channels, query_frames, height, width = query_latent.shape
+    shape = (ensemble_size, channels, frames or query_frames, height, width)
     noise = [torch.randn(shape, generator=g, device=g.device if g else "cpu") for g in generators]
     return torch.cat([part.to(query_latent.device) for part in noise])

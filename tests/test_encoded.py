@@ -152,3 +152,14 @@ def test_speeds_are_checked():
         Speed(refresh=0)
     with pytest.raises(InputError, match="guidance_interval"):
         Speed(guidance_interval=(0.6, 0.5))
+
+
+@pytest.mark.parametrize("attention", ["full", "causal"])
+def test_targets_may_be_longer_than_inputs(attention):
+    """As in frame prediction: a query of the pairs' length gets a target of theirs, another one its own length."""
+    pipe = make_pipeline(attention)
+    clip = lambda frames: torch.rand(3, frames, SIZE, SIZE) * 2 - 1  # noqa: E731
+    encoded = pipe.encode_context([(clip(5), clip(9)), (clip(5), clip(9))])
+    for frames, expected in ((5, 9), (1, 1)):
+        out = pipe(encoded, clip(frames), num_inference_steps=4, output_type="pt")
+        assert out.images[0].shape == (3, expected, SIZE, SIZE)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lavin import __version__, flow
 from lavin.bundled import TRAINING_RECORD, read_json
-from lavin.data.mixture import Episode, Pool, draw_context
+from lavin.data.mixture import Episode, Pool, draw_context, scenes_for
 from lavin.data.sample import Vocabulary
 from lavin.data.scenes import Scenes
 from lavin.encoded import fingerprint
@@ -100,14 +100,29 @@ class Result:
 # --- Rows -------------------------------------------------------------------------------------------------------------
 
 
-def task_rows(names: Sequence[str] | None = None) -> list[Row]:
-    """The rows of these tasks, or of all, each once.
+def task_rows(names: Sequence[str]) -> list[Row]:
+    """The rows of these tasks, each once.
 
     Raises:
         InputError: a name is unknown; the message suggests the nearest.
     """
-    tasks = [find_task(name) for name in names] if names else [REGISTRY[name] for name in sorted(REGISTRY)]
+    tasks = [find_task(name) for name in names]
     return [Row(name, task) for name, task in {task.name: task for task in tasks}.items()]
+
+
+def trained_tasks(folder: Path) -> list[str]:
+    """The tasks that a model's ``training.json`` says it was trained on; all of pictures without people if it does not.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / TRAINING_RECORD
+    record = read_json(path) if path.exists() else {}
+    try:
+        weights = record["config"]["tasks"]["weights"]
+    except KeyError:
+        return sorted(name for name, task in REGISTRY.items() if not task.clips and not task.people)
+    return sorted(find_task(name).name for name, weight in weights.items() if weight)
 
 
 def held_out_rows(held_out: HeldOut | None, model: str) -> list[Row]:
@@ -230,7 +245,7 @@ def predict(
             for pairs in zip(*(episode.pairs for episode in episodes), strict=True)
         ]
         query_latent = encode(pipeline, [episode.query.input for episode in episodes])
-        noise = draw_noise(query_latent, generators, ensemble_size=1)
+        noise = draw_noise(query_latent, generators, ensemble_size=1, frames=pair_latents[0][1].shape[2])
         grid = flow.time_grid(pipeline.config.time_grid, settings.steps).to(pipeline.device)
         latents = pipeline.solve(pair_latents, query_latent, noise, grid, settings.guidance_scale)
         return pipeline.decode(latents, episodes[0].target.shape[1], ensemble_size=1)
@@ -316,9 +331,17 @@ def evaluate(
         InputError: the settings do not suit the model, or the pool has no fitting scenes.
     """
     check_settings(pipeline, settings)
-    pool = Pool(Scenes(SPLIT, size=pipeline.config.sample_size, seed=SCENES_SEED), range(settings.pool))
+    pools: dict[tuple, Pool] = {}
     for row in tqdm(rows, desc="tasks", disable=None):  # None: unless stderr is a terminal
-        yield evaluate_row(pipeline, pool, row, settings, held_out)
+        kind = (row.task.people, row.task.clips and row.task.source_frames)
+        if kind not in pools:
+            pools[kind] = make_pool(row.task, pipeline.config.sample_size, settings.pool)
+        yield evaluate_row(pipeline, pools[kind], row, settings, held_out)
+
+
+def make_pool(task: Task, size: int, scenes: int) -> Pool:
+    """Held-out scenes that can show a task."""
+    return Pool(scenes_for(task, SPLIT, size, seed=SCENES_SEED), range(scenes))
 
 
 def check_settings(pipeline: LavinPipeline, settings: Settings) -> None:

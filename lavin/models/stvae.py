@@ -263,6 +263,11 @@ class STVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
         return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1, 1, 1, 1)
 
 
+def latent_frames(frames: int) -> int:
+    """Latent frames of a clip, padded to 1 + 4k: 1 for an image."""
+    return 1 + -(-(frames - 1) // TIME_FACTOR)
+
+
 def pad_frames(clip: Tensor) -> Tensor:
     """Repeat the last frame until there are 1 + 4k. Clip (batch, channels, frames, height, width)."""
     missing = -(clip.shape[2] - 1) % TIME_FACTOR

@@ -66,6 +66,10 @@ class Task(ABC):
     """Fields of Sample that must not be None."""
     clips: ClassVar[bool] = False
     """Whether it is a task of clips, 1 + 4k frames with k > 0, rather than of pictures."""
+    people: ClassVar[bool] = False
+    """Whether samples must show people with keypoints."""
+    source_frames: ClassVar[int] = 13
+    """Frames that a clip must have for the standard definition; of tasks of clips only."""
     metric_name: ClassVar[str]
     """Name of the metric in reports, e.g. ``AbsRel``."""
 

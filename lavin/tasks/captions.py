@@ -216,9 +216,13 @@ class ReferringCaptionTask(Task):
 
     def accepts(self, sample: Sample, definition: CaptionDefinition) -> bool:
         """Two objects of a class, one of them with an expression and 1 ... 60 % of the picture."""
-        _, height, _ = sample.size
-        roomy = definition.strip_height(height) >= line_height(least_capital(height))
-        return super().accepts(sample, definition) and roomy and bool(candidates(sample))
+        return super().accepts(sample, definition) and self.roomy(sample, definition) and bool(candidates(sample))
+
+    @staticmethod
+    def roomy(sample: Sample, definition: CaptionDefinition) -> bool:
+        """Whether the strip is high enough for a line of the smallest letters: 64 pixels for the standard one."""
+        height = sample.size[1]
+        return definition.strip_height(height) >= line_height(least_capital(height))
 
     def asked(self, sample: Sample, definition: CaptionDefinition) -> tuple[Instance, str]:
         """The object, and the expression that is written. One that fits comes before one that must be cut.

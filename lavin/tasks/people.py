@@ -36,6 +36,7 @@ class PoseTask(Task):
 
     description = "people's joints as coloured discs, their bones as grey lines"
     needs = ("instances",)
+    people = True
     metric_name = "OKS"
     definition_type = PoseDefinition
 
@@ -96,6 +97,7 @@ class PoseToImageTask(GenerationTask):
 
     description = "a photo of the people whose joints and bones are drawn"
     needs = ("instances",)
+    people = True
     annotation = PoseTask()
     definition_type = PoseDefinition
 

@@ -116,6 +116,7 @@ class FramePredictionTask(RestorationTask):
 
     description = "the next frames of a clip"
     clips = True
+    source_frames = 21
     metric_name = "MSE"
     definition_type = FramesDefinition
 

@@ -89,11 +89,35 @@ class ScenesConfig:
     """Scenes in memory, from which pictures and contexts are drawn."""
     validation_scenes: int = 500
     """Scenes of the held-out split, for validation."""
+    frames: int = 1
+    """1 for pictures; 1 + 4k for clips, which tasks of clips are drawn from."""
+    people: bool = False
+    """Scenes with people, which pose tasks are drawn from."""
 
     def __post_init__(self):
-        check_positive(self, "size", "train_scenes", "validation_scenes")
+        check_positive(self, "size", "train_scenes", "validation_scenes", "frames")
         if self.size % 16:
             raise InputError(f"scenes.size is {self.size}; it must be a multiple of 16 (8 of the ST-VAE, 2 of a patch)")
+        if self.frames % 4 != 1:
+            raise InputError(f"scenes.frames is {self.frames}; it must be 1, or 1 + 4k for clips")
+
+    def source(self, split: str):
+        """The scenes of a split: ``train`` or ``validation``."""
+        from lavin.data.scenes import Scenes
+
+        return Scenes(split, size=self.size, frames=self.frames, people=self.people)
+
+    def why_not(self, task) -> str | None:
+        """What keeps a task from being drawn from these scenes, in words; None if nothing does."""
+        if task.name == "frame_prediction":
+            return "its targets are longer than its inputs, which training in parallel does not take yet"
+        if task.clips != (self.frames > 1):
+            return f"set scenes.frames to {'1 + 4k, it is a task of clips' if task.clips else '1, it is of pictures'}"
+        if task.people and not self.people:
+            return "it needs people: set scenes.people to true"
+        if task.name == "referring_caption" and self.size < 64:
+            return "its captions need pictures of 64 pixels"
+        return None
 
 
 @dataclass
@@ -101,7 +125,9 @@ class TasksConfig:
     """Which tasks are trained, and what their definitions never use."""
 
     weights: dict[str, float] = field(default_factory=dict)
-    """Task name -> how often it is drawn, relative to the others; empty for all tasks equally."""
+    """Task name -> how often it is drawn, relative to the others; empty for all that the scenes can show, equally."""
+    held_out_tasks: list[str] = field(default_factory=list)
+    """Tasks that are not trained, so that an evaluation of them is one of the unseen."""
     held_out_classes: list[str] = field(default_factory=list)
     """Class names that no definition of the training selects."""
     held_out_colours: list[str] = field(default_factory=list)
@@ -109,24 +135,35 @@ class TasksConfig:
     held_out_palettes: list[Any] = field(default_factory=list)
     """8-bit RGB triples that no definition draws with."""
 
-    def probabilities(self) -> dict[str, float]:
-        """Task name -> probability.
+    def resolve(self, scenes: ScenesConfig) -> None:
+        """Fill in the weights if there are none, and check that the scenes can show every task that has one.
 
         Raises:
-            InputError: an unknown task (the message suggests the nearest), a negative weight, or none above zero.
+            InputError: an unknown task (the message suggests the nearest), one that these scenes cannot show or that
+                is held out, a negative weight, or none above zero.
         """
         from lavin.tasks import REGISTRY
 
+        for key, names in (("weights", self.weights), ("held_out_tasks", self.held_out_tasks)):
+            for name in names:
+                if name not in REGISTRY:
+                    raise InputError(f"tasks.{key}: {unknown('task', name, REGISTRY)}")
+        shown = [name for name, task in REGISTRY.items() if scenes.why_not(task) is None]
+        self.weights = self.weights or {name: 1.0 for name in sorted(shown) if name not in self.held_out_tasks}
         for name, weight in self.weights.items():
-            if name not in REGISTRY:
-                raise InputError(f"tasks.weights: {unknown('task', name, REGISTRY)}")
             if weight < 0:
                 raise InputError(f"tasks.weights.{name} is {weight}; it must not be negative")
-        weights = dict(self.weights) or dict.fromkeys(REGISTRY, 1.0)
-        total = sum(weights.values())
-        if not total:
+            if weight and name in self.held_out_tasks:
+                raise InputError(f"task '{name}' has a weight and is in tasks.held_out_tasks; take it out of one")
+            if weight and (reason := scenes.why_not(REGISTRY[name])):
+                raise InputError(f"tasks.weights.{name}: {reason}")
+        if not any(self.weights.values()):
             raise InputError("tasks.weights are all zero; give at least one task a weight")
-        return {name: weight / total for name, weight in weights.items() if weight}
+
+    def probabilities(self) -> dict[str, float]:
+        """Task name -> probability, once ``resolve`` has filled in the weights."""
+        total = sum(self.weights.values())
+        return {name: weight / total for name, weight in self.weights.items() if weight}
 
     def held_out(self):
         """The same as the tasks' own record."""
@@ -173,6 +210,7 @@ class STVAEConfig:
 
     def __post_init__(self):
         check_positive(self, "pictures")
+        self.tasks.resolve(self.scenes)
 
 
 @dataclass
@@ -202,6 +240,7 @@ class PretrainConfig:
 
     def __post_init__(self):
         check_positive(self, "train_pairs")
+        self.tasks.resolve(self.scenes)
         if self.export_dtype not in ("float32", "float16", "bfloat16"):
             raise InputError(f"export_dtype is '{self.export_dtype}'; it must be float32, float16 or bfloat16")
         if self.train_pairs > self.cache.pairs:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from lavin.data.mixture import Episode, Pool, draw_context
+from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Pool, draw_context
 from lavin.models.stvae import STVAE
 from lavin.training.config import TasksConfig
 
@@ -92,22 +92,38 @@ class LatentWriter:
 
 def build_cache(stvae: STVAE, pool: Pool, tasks: TasksConfig, contexts: int, pairs: int, seed: int) -> LatentCache:
     """Draw contexts of ``pairs`` examples and encode them with the mean of the ST-VAE's posterior."""
-    chances = tasks.probabilities()
-    names = list(chances)
-    task_ids = np.random.default_rng((seed, contexts)).choice(len(names), contexts, p=list(chances.values()))
+    task_ids = draw_tasks(tasks, contexts, seed)
     writer = LatentWriter(stvae)
     parts = []
     for start in tqdm(range(0, contexts, 32), desc="caching latents", disable=None):
         numbers = range(start, min(start + 32, contexts))
-        episodes = [
-            draw_context(
-                pool, names[task_ids[n]], pairs - 1, np.random.default_rng((seed, n)), held_out=tasks.held_out()
-            )
-            for n in numbers
-        ]
+        episodes = [training_context(pool, tasks, int(task_ids[n]), n, pairs, seed) for n in numbers]
         parts.append(writer.encode_episodes(episodes))
     inputs, targets = (torch.cat(part) for part in zip(*parts, strict=True))
-    return LatentCache(inputs, targets, torch.from_numpy(task_ids), names)
+    return LatentCache(inputs, targets, torch.from_numpy(task_ids), list(tasks.probabilities()))
+
+
+def draw_tasks(tasks: TasksConfig, contexts: int, seed: int) -> np.ndarray:
+    """The task of every context of a cache, numbered as in ``tasks.probabilities()``."""
+    chances = list(tasks.probabilities().values())
+    return np.random.default_rng((seed, contexts)).choice(len(chances), contexts, p=chances)
+
+
+def training_context(pool: Pool, tasks: TasksConfig, task_id: int, number: int, pairs: int, seed: int) -> Episode:
+    """Context ``number`` of a cache, with ``pairs`` examples, the query among them; a function of its arguments.
+
+    All clips of a cache are equally long: definitions that show fewer frames (optical flow with a stride) are drawn
+    again.
+
+    Raises:
+        ValueError: no definition fits the pool.
+    """
+    rng, name = np.random.default_rng((seed, number)), list(tasks.probabilities())[task_id]
+    for _ in range(DEFINITIONS_TRIED):
+        episode = draw_context(pool, name, pairs - 1, rng, held_out=tasks.held_out())
+        if episode.query.input.shape[1] == pool[0].size[0]:
+            return episode
+    raise ValueError(f"task '{name}': no definition shows all {pool[0].size[0]} frames of the clips")
 
 
 def load_or_build(path: Path, key: dict, build) -> LatentCache:

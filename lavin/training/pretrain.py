@@ -13,7 +13,6 @@ from torch import Tensor
 from lavin import context, flow
 from lavin.bundled import TRAINING_RECORD, bundled_models, find_model
 from lavin.data.mixture import Pool, draw_context
-from lavin.data.scenes import Scenes
 from lavin.encoded import fingerprint
 from lavin.errors import InputError
 from lavin.models.jdit import JDiT
@@ -66,14 +65,14 @@ def caches(config: PretrainConfig, stvae: STVAE, folder: Path) -> tuple[LatentCa
     ):
         key = {
             "tasks": list(config.tasks.probabilities()),
-            "config": [to_dict(config.tasks), config.cache.pairs, contexts, scenes, config.scenes.size],
+            "config": [to_dict(config.tasks), config.cache.pairs, contexts, scenes, to_dict(config.scenes)],
             "split": split,
             "seed": config.run.seed,
             "stvae": [fingerprint(stvae), stvae.config.shift, stvae.config.scale],
         }
 
         def build(split=split, contexts=contexts, scenes=scenes) -> LatentCache:
-            pool = Pool(Scenes(split, size=config.scenes.size), range(scenes))
+            pool = Pool(config.scenes.source(split), range(scenes))
             return build_cache(stvae, pool, config.tasks, contexts, config.cache.pairs, config.run.seed)
 
         found.append(load_or_build(folder / f"latents-{split}", key, build))
@@ -147,7 +146,7 @@ def train(config: PretrainConfig) -> Path:
     with trainer.accelerator.main_process_first():  # the others find what it wrote
         training, validation = caches(config, stvae, folder)
     causal = jdit.config.attention == "causal"
-    pool = Pool(Scenes("validation", size=config.scenes.size), range(config.scenes.validation_scenes))
+    pool = Pool(config.scenes.source("validation"), range(config.scenes.validation_scenes))
     episodes = [draw_context(pool, name, 4, np.random.default_rng(VALIDATION_SEED)) for name in chances]
     most_pairs = config.train_pairs - causal
     pipeline = LavinPipeline(stvae, trainer.bare_model, sample_size=config.scenes.size, max_pairs=most_pairs)

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from lavin.data.mixture import Pool, draw_context
-from lavin.data.scenes import Scenes
 from lavin.errors import InputError
 from lavin.models.stvae import STVAE
 from lavin.training.config import STVAEConfig, TasksConfig, to_dict
@@ -80,9 +79,9 @@ def train(config: STVAEConfig) -> Path:
     torch.manual_seed(config.run.seed)
     stvae = STVAE(**config.model)
     scenes = config.scenes
-    pool = Pool(Scenes("train", size=scenes.size), range(scenes.train_scenes))
+    pool = Pool(scenes.source("train"), range(scenes.train_scenes))
     pictures = training_pictures(pool, config.tasks, config.pictures, config.run.seed)
-    held_out = Pool(Scenes("validation", size=scenes.size), range(scenes.validation_scenes))
+    held_out = Pool(scenes.source("validation"), range(scenes.validation_scenes))
     photos = torch.stack([sample.clip[0].permute(2, 0, 1) for sample in held_out])
     labels = training_pictures(held_out, config.tasks, 2 * len(photos), config.run.seed)[len(photos) :]
     if config.model.get("linear_shortcut"):

@@ -58,12 +58,16 @@ def episodes_of(pool, name, pairs=SETTINGS.pairs, queries=SETTINGS.queries):
     return [scenes.draw_episode(pool, scenes.Row(name, REGISTRY[name]), pairs, 0, index) for index in range(queries)]
 
 
-FLOORS = {"depth": 0.03, "normals": 0.5}
-"""Error of the code itself: disparity and normals are drawn with 8 bits."""
+FLOORS = {"depth": 0.03, "normals": 0.5, "video_depth": 0.03, "video_normals": 0.5, "optical_flow": 0.05, "pose": 0.6}
+"""Error of the code itself: disparity, normals and flow are drawn with 8 bits, and joints, 4 pixels wide in a picture
+of 32, hide each other."""
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRY))
+@pytest.mark.parametrize("name", sorted(name for name in REGISTRY if name != "referring_caption"))
 def test_the_truth_scores_perfectly(pool, name):
+    task = REGISTRY[name]
+    if task.clips or task.people:
+        pool = scenes.make_pool(task, SIZE, 8)
     episodes = episodes_of(pool, name)
     task = REGISTRY[name]
     value = scenes.score(episodes, [episode.target for episode in episodes])

@@ -13,6 +13,7 @@ from lavin.training.trainer import learning_rate_factor
         (STVAEConfig, "stvae/debug"),
         (PretrainConfig, "pretrain/tiny"),
         (PretrainConfig, "pretrain/debug"),
+        (PretrainConfig, "pretrain/unseen"),
     ],
 )
 def test_shipped_configs_are_valid(schema, name):
@@ -31,6 +32,12 @@ def test_shipped_configs_are_valid(schema, name):
         ("run.precision=fp16", "'bf16' or 'fp32'"),
         ("tasks.weights.dept=1", "did you mean 'depth'"),
         ("tasks.weights.depth=-1", "must not be negative"),
+        ("tasks.weights.video_depth=1", "video_depth: set scenes.frames to 1 . 4k"),
+        ("scenes.frames=5", "set scenes.frames to 1, it is of pictures"),
+        ("scenes.frames=4", "1 . 4k for clips"),
+        ("tasks.weights.pose=1", "set scenes.people to true"),
+        ("tasks.held_out_tasks=[depth]", "'depth' has a weight and is in tasks.held_out_tasks"),
+        ("tasks.held_out_tasks=[dept]", "did you mean 'depth'"),
         ("scenes.size=60", "multiple of 16"),
         ("train_pairs=99", "cache holds contexts of"),
         ("max_steps", "write key=value"),
@@ -54,3 +61,24 @@ def test_learning_rate_warms_up_stays_and_decays():
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert set(factors[4:15]) == {1.0}
     assert factors[15:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def without_weights(tmp_path, *lines: str) -> PretrainConfig:
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join(lines))
+    return load_config(PretrainConfig, path)
+
+
+def test_without_weights_all_tasks_are_drawn_that_the_scenes_can_show(tmp_path):
+    pictures = set(without_weights(tmp_path, "{}").tasks.probabilities())
+    assert {"depth", "panoptic", "referring_caption"} <= pictures and not pictures & {"pose", "video_depth"}
+    people = set(without_weights(tmp_path, "scenes: {people: true, size: 32}").tasks.probabilities())
+    assert people == pictures - {"referring_caption"} | {"pose", "pose_to_image"}
+    clips = set(without_weights(tmp_path, "scenes: {frames: 9}").tasks.probabilities())
+    assert "optical_flow" in clips and not clips & (people | {"frame_prediction"})
+
+
+def test_tasks_can_be_held_out(tmp_path):
+    config = without_weights(tmp_path, "tasks: {held_out_tasks: [foreground]}")
+    assert "foreground" not in config.tasks.probabilities()
+    assert "foreground" not in load_config(PretrainConfig, config_dir() / "pretrain/unseen.yaml").tasks.weights

@@ -180,3 +180,13 @@ def test_training_can_start_from_a_models_weights(tmp_path, stvae):
 def test_missing_stvae_is_named(stvae, tmp_path):
     with pytest.raises(InputError, match="no ST-VAE in 'nowhere'"):
         train(config(tmp_path, "nowhere"))
+
+
+def test_clips_train_and_export(tmp_path, stvae):
+    """Clips of five frames; flow definitions that would show fewer are drawn again."""
+    none = ["tasks.weights.depth=0", "tasks.weights.foreground=0"]
+    clips = ["scenes.frames=5", "tasks.weights.optical_flow=1", "tasks.weights.video_depth=1"]
+    small = ["scenes.train_scenes=8", "scenes.validation_scenes=8", "run.max_steps=2", "run.validate_every=2"]
+    pipeline = LavinPipeline.from_pretrained(train(config(tmp_path, stvae, *none, *clips, *small)))
+    pair = [torch.rand(3, 5, 32, 32) for _ in range(2)]
+    assert pipeline([pair], pair[0], num_inference_steps=4, output_type="pt").images[0].shape == (3, 5, 32, 32)
