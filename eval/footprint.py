@@ -10,70 +10,48 @@ Memory is of bf16 weights and activations in GiB, arithmetic in 10^12 floating-p
 from __future__ import annotations
 
 import json
-import resource
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from omegaconf import OmegaConf
-from torch import Tensor
 
 from lavin.bundled import RELEASED_JDIT, RELEASED_STVAE
 from lavin.cli import run
 from lavin.context import unconditional
+from lavin.convert import convert_released
 from lavin.errors import InputError
+from lavin.evaluation.cost import (
+    PRESETS,
+    counted,
+    matmul_rate,
+    peak_bytes,
+    preset,
+    random_latents,
+    random_pipeline,
+)
 from lavin.models.jdit import JDiT
-from lavin.models.stvae import SPACE_FACTOR, STVAE
+from lavin.models.released import (
+    JDIT_NAMES,
+    STATE_DICT,
+    STVAE_NAMES,
+    load_released,
+    released_names,
+    released_shapes,
+)
+from lavin.models.stvae import STVAE
 from lavin.models.weights import shapes
-from lavin.suggest import unknown
+from lavin.pipeline import LavinPipeline
 
 GIB = 2**30
-PRESETS = ("0.1b", "1.0b", "3.4b")
 SOLVER_STEPS = 19
 """Of the release's 20-point grid; guidance doubles the network calls."""
-MODELS = Path(__file__).parent.parent / "configs" / "models"
 
 app = typer.Typer(add_completion=False, help=__doc__.splitlines()[0], rich_markup_mode=None)
-
-
-def preset(name: str) -> dict[str, Any]:
-    """Arguments of a preset's network."""
-    if name not in (*(f"jdit_{size}" for size in PRESETS), "stvae_full"):
-        raise InputError(unknown("preset", name.removeprefix("jdit_"), PRESETS))
-    return OmegaConf.to_container(OmegaConf.load(MODELS / f"{name}.yaml"))
-
-
-def in_bf16(cls: type, config: dict[str, Any]) -> torch.nn.Module:
-    """A network with bf16 weights from the start: cast afterwards, its memory would hold both for a moment."""
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        return cls(**config).eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-def latents(frames: int, resolution: int, channels: int = 16) -> Tensor:
-    side = resolution // SPACE_FACTOR
-    return torch.randn(1, channels, frames, side, side, dtype=torch.bfloat16)
-
-
-def counted(call: Callable[[], Any]) -> tuple[int, int]:
-    """Operations of a call, and the most bytes it held at once besides weights and inputs."""
-    from torch.distributed._tools.mem_tracker import MemTracker
-    from torch.utils.flop_counter import FlopCounterMode
-
-    tracker = MemTracker()
-    with FlopCounterMode(display=False) as flops, tracker:
-        call()
-    held = {str(kind): size for kind, size in next(iter(tracker.get_tracker_snapshot("peak").values())).items()}
-    weights = sum(size for kind, size in held.items() if "PARAM" in kind or "BUFFER" in kind)
-    return flops.get_total_flops(), held["Total"] - weights
 
 
 def computed(name: str, resolutions: list[int], pairs: list[int]) -> list[dict[str, Any]]:
@@ -82,16 +60,16 @@ def computed(name: str, resolutions: list[int], pairs: list[int]) -> list[dict[s
 
     rows = []
     with FakeTensorMode(), torch.no_grad():
-        jdit, stvae = in_bf16(JDiT, preset(f"jdit_{name}")), in_bf16(STVAE, preset("stvae_full"))
+        jdit, stvae = preset(f"jdit_{name}", JDiT), preset("stvae_full", STVAE)
         parameters = sum(weight.numel() for network in (jdit, stvae) for weight in network.parameters())
         for resolution in resolutions:
             image = torch.randn(1, 3, 1, resolution, resolution, dtype=torch.bfloat16)
-            target, t = latents(1, resolution), torch.rand(1)
+            target, t = random_latents(1, resolution), torch.rand(1)
             encode = counted(lambda image=image: stvae.encode(image).latent_dist.mode())
             decode = counted(lambda target=target: stvae.decode(target).sample)
             without = counted(lambda target=target, t=t: jdit(target, t, unconditional(target)))
             for number in pairs:
-                condition = latents(2 * number + 1, resolution)
+                condition = random_latents(2 * number + 1, resolution)
                 step = counted(lambda target=target, t=t, condition=condition: jdit(target, t, condition))
                 calls = ((2 * number + 1, encode), (SOLVER_STEPS, step), (SOLVER_STEPS, without), (1, decode))
                 rows.append(
@@ -134,22 +112,15 @@ def measure(
     device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
 ) -> None:
     """One picture (20 points, guidance 1.5, bf16) with random weights: seconds, and the process' peak memory."""
-    from lavin.pipeline import LavinPipeline
-
-    pipeline = LavinPipeline(
-        in_bf16(STVAE, preset("stvae_full")),
-        in_bf16(JDiT, preset(f"jdit_{preset_name}")),
-        sample_size=resolution,
-        time_grid="linear_quadratic",
-    ).to(device)
+    pipeline = random_pipeline(preset_name, resolution).to(device)
     pictures = torch.rand(2 * pairs + 1, 3, resolution, resolution) * 2 - 1
     context = [(pictures[2 * i], pictures[2 * i + 1]) for i in range(pairs)]
-    rate = matmul_rate(device)
+    rate = matmul_rate(pipeline.device, torch.bfloat16) / 1e12
     start = time.perf_counter()
     pipeline(context=context, query=pictures[-1])
     seconds = time.perf_counter() - start
     row = computed(preset_name, [resolution], [pairs])[0]
-    peak = torch.cuda.max_memory_allocated() if device.startswith("cuda") else peak_bytes()
+    peak = peak_bytes(pipeline.device)
     print(
         f"{preset_name} at {resolution}x{resolution}, {pairs} pairs on {device}: {seconds:.1f} s, "
         f"{row['tflop']:.1f} TFLOP, {row['tflop'] / seconds / rate:.0%} of the {rate:.2f} TFLOP/s of its bf16 matmuls; "
@@ -157,26 +128,13 @@ def measure(
     )
 
 
-def matmul_rate(device: str, size: int = 2048, repeats: int = 8) -> float:
-    """TFLOP/s of square bf16 products, the best of some."""
-    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        (a @ b)[0, 0].item()  # waits for the device
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / 1e12
-
-
 # --- Conversion -------------------------------------------------------------------------------------------------------
 
 
 def write_random_release(folder: Path) -> int:
     """The release's two files at full size, bf16 and float32, in its layout; the J-DiT's bytes."""
-    from lavin.models.released import JDIT_NAMES, STATE_DICT, STVAE_NAMES, released_names, released_shapes
-
     with torch.device("meta"):
-        jdit, stvae = JDiT(**preset("jdit_3.4b")), STVAE(**preset("stvae_full"))
+        jdit, stvae = preset("jdit_3.4b", JDiT), preset("stvae_full", STVAE)
     wanted = released_shapes(jdit, released_names(shapes(jdit), JDIT_NAMES))
     header, end = {}, 0
     for name, shape in wanted.items():
@@ -195,30 +153,16 @@ def write_random_release(folder: Path) -> int:
     return end
 
 
-def peak_bytes() -> int:
-    """Most resident memory of this process so far, mapped files included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 @app.command(hidden=True)
 def step(what: str, folder: Path) -> None:
     """One step of ``convert``, in a process of its own: its time and peak memory."""
-    imports = None
-    if what == "convert":
-        from lavin.convert import convert_released
-
-        imports, start = peak_bytes(), time.perf_counter()
-        convert_released(folder / "release", folder / "converted")
-    elif what == "load-converted":
-        from lavin.pipeline import LavinPipeline
-
-        imports, start = peak_bytes(), time.perf_counter()
-        LavinPipeline.from_pretrained(folder / "converted")
-    else:
-        from lavin.models.released import load_released
-
-        imports, start = peak_bytes(), time.perf_counter()
-        load_released(folder / "release")
+    calls = {
+        "convert": lambda: convert_released(folder / "release", folder / "converted"),
+        "load-converted": lambda: LavinPipeline.from_pretrained(folder / "converted", torch_dtype=torch.bfloat16),
+        "load-released": lambda: load_released(folder / "release"),
+    }
+    imports, start = peak_bytes(), time.perf_counter()
+    calls[what]()
     seconds = time.perf_counter() - start
     print(f"{what:<16}{seconds:7.1f} s   peak {peak_bytes() / GIB:6.2f} GiB ({imports / GIB:.2f} before it)")
 

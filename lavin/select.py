@@ -189,7 +189,7 @@ class EncoderFeatures:
             from transformers import AutoImageProcessor, AutoModel
         except ImportError as error:
             raise InputError(
-                f"encoder '{name_or_folder}' needs the package transformers: pip install transformers"
+                f"encoder '{name_or_folder}' needs the package transformers: pip install 'lavin[encoders]'"
             ) from error
         self.name, self.device = str(name_or_folder), device
         try:

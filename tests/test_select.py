@@ -225,5 +225,5 @@ def test_encoders_that_cannot_be_used_say_why(encoder, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="reads input_ids; an image encoder is needed"):
         EncoderFeatures(encoder["bert"][0])
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match="needs the package transformers: pip install transformers"):
+    with pytest.raises(InputError, match="needs the package transformers: pip install"):
         EncoderFeatures(encoder["vit"][0])

@@ -115,7 +115,7 @@ def draw_context(
         samples = list(islice(fitting, pairs + 1))
         if len(samples) < pairs + 1:
             continue
-        query, *samples = samples
+        query, *samples = samples if evaluation else task.vary(samples, rng)
         labels = [task.label(sample, chosen) for sample in samples]
         if pairs and not task.inferable(labels, task.label(query, chosen), chosen):
             continue

@@ -101,6 +101,10 @@ class Task(ABC):
         """Whether the pairs show everything that the query's target uses."""
         return True
 
+    def vary(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
+        """What a training context shows of the samples drawn for it, query first; as they are, for most tasks."""
+        return samples
+
     def input(self, sample: Sample, definition: Definition, rng: np.random.Generator) -> Tensor:
         """What the model is shown: the photo unless the task degrades or generates it. (3, f, h, w) in [-1, 1]."""
         return sample.rgb()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from zlib import crc32
 
@@ -35,6 +35,8 @@ CAPITAL = 1493 / 2048
 SMALLEST_CAPITAL = 5
 """Pixels of a capital letter below which strokes of neighbouring letters run together."""
 ELLIPSIS = "…"
+CONTRAST = 0.3
+"""Share of training contexts that show one photo twice."""
 
 
 # --- Text -------------------------------------------------------------------------------------------------------------
@@ -224,6 +226,21 @@ class ReferringCaptionTask(Task):
         height = sample.size[1]
         return definition.strip_height(height) >= line_height(least_capital(height))
 
+    def vary(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
+        """In 30 % of contexts one photo takes the place of another too, with an expression of another object: then
+        nothing but the text tells the two apart."""
+        if len(samples) < 2 or rng.random() >= CONTRAST:
+            return samples
+        for index in rng.permutation(len(samples)):
+            meant = list({id(thing): thing for thing, _ in candidates(samples[index])}.values())
+            if len(meant) > 1:
+                one, other = rng.choice(len(meant), 2, replace=False)
+                place = (index + rng.integers(1, len(samples))) % len(samples)
+                varied = list(samples)
+                varied[index], varied[place] = (speaking_of(samples[index], meant[i]) for i in (one, other))
+                return varied
+        return samples
+
     def asked(self, sample: Sample, definition: CaptionDefinition) -> tuple[Instance, str]:
         """The object, and the expression that is written. One that fits comes before one that must be cut.
 
@@ -295,6 +312,12 @@ def candidates(sample: Sample) -> list[tuple[Instance, str]]:
         if of_class[thing.class_name] >= 2 and thing.expressions and SHARE[0] <= thing.mask.float().mean() <= SHARE[1]
     ]
     return [(thing, text) for thing in wanted for text in thing.expressions]
+
+
+def speaking_of(sample: Sample, meant: Instance) -> Sample:
+    """The sample with expressions of one object only."""
+    things = [replace(thing, expressions=thing.expressions if thing is meant else []) for thing in sample.instances]
+    return replace(sample, id=f"{sample.id}/{meant.track_id}", instances=things)
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:

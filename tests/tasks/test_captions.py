@@ -241,3 +241,21 @@ def test_clips_have_the_caption_in_every_frame():
     example = TASK.example(sample, CaptionDefinition(), np.random.default_rng(0))
     assert example.input.shape == example.target.shape == (3, 5, 64, 64)
     assert torch.equal(example.input[:, :1, 56:].expand(3, 5, 8, 64), example.input[:, :, 56:])
+
+
+def test_three_in_ten_training_contexts_show_one_photo_with_two_expressions():
+    pool = Pool(Scenes("train", size=64), range(60))
+    twice, contexts = 0, 60
+    for seed in range(contexts):
+        episode = draw_context(pool, "referring_caption", 4, np.random.default_rng(seed))
+        samples = [*episode.pair_samples, episode.query_sample]
+        photos = ["/".join(sample.id.split("/")[:4]) for sample in samples]
+        copies = [sample for sample, photo in zip(samples, photos, strict=True) if photos.count(photo) == 2]
+        if copies:
+            twice += 1
+            (one, text), (other, another) = (TASK.asked(sample, episode.definition) for sample in copies)
+            assert one.track_id != other.track_id and text != another
+        assert len(set(photos)) >= 4
+    assert 8 <= twice <= 28  # 18 expected of 60; four standard deviations are 14
+    fixed = draw_context(pool, "referring_caption", 4, np.random.default_rng(1), evaluation=True)
+    assert len({sample.id for sample in fixed.pair_samples}) == 4
