@@ -22,8 +22,6 @@ def main() -> None:
     from PIL import Image
 
     from lavin.bundled import find_model
-    from lavin.data.mixture import Pool
-    from lavin.data.scenes import Scenes
     from lavin.evaluation import scenes
     from lavin.io import check_free, write_image
     from lavin.pipeline import LavinPipeline
@@ -34,10 +32,11 @@ def main() -> None:
     pipeline = LavinPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     settings = scenes.Settings()
-    pool = Pool(Scenes(scenes.SPLIT, size=pipeline.config.sample_size, seed=scenes.SCENES_SEED), range(settings.pool))
-    rows = scenes.task_rows(options.tasks.split(",") if options.tasks else None)
+    rows = scenes.task_rows(options.tasks.split(",") if options.tasks else scenes.trained_tasks(folder))
+    pools = scenes.Pools(pipeline.config.sample_size, settings.pool)
     held_out = scenes.read_held_out(folder)
-    episodes = [scenes.draw_episode(pool, row, settings.pairs, settings.seed, options.index, held_out) for row in rows]
+    drawn = (settings.pairs, settings.seed, options.index, held_out)
+    episodes = [scenes.draw_episode(pools.of(row.task), row, *drawn) for row in rows]
     picture = Image.fromarray(panel(pipeline, episodes, settings.guidance_scale).permute(1, 2, 0).numpy())
     picture = picture.resize([options.scale * side for side in picture.size], Image.Resampling.NEAREST)
     print(write_image(options.out, picture, options.force))

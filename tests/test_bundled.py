@@ -49,14 +49,7 @@ def test_the_record_names_what_training_left_out(held_out):
     assert len(TRAINED) == 11 and not any(REGISTRY[name].clips for name in TRAINED)
 
 
-NOT_YET = {"semantic": "copies the nearest pair's layout as well as the model does: it needs longer training"}
-TASKS = [
-    pytest.param(task, marks=pytest.mark.xfail(task in NOT_YET, reason=NOT_YET.get(task, ""), strict=False))
-    for task in TRAINED
-]
-
-
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", TRAINED)
 def test_every_task_beats_both_baselines(pipeline, pool, held_out, task):
     (row,) = scenes.task_rows([task])
     result = scenes.evaluate_row(pipeline, pool, row, SETTINGS, held_out)

@@ -331,12 +331,23 @@ def evaluate(
         InputError: the settings do not suit the model, or the pool has no fitting scenes.
     """
     check_settings(pipeline, settings)
-    pools: dict[tuple, Pool] = {}
+    pools = Pools(pipeline.config.sample_size, settings.pool)
     for row in tqdm(rows, desc="tasks", disable=None):  # None: unless stderr is a terminal
-        kind = (row.task.people, row.task.clips and row.task.source_frames)
-        if kind not in pools:
-            pools[kind] = make_pool(row.task, pipeline.config.sample_size, settings.pool)
-        yield evaluate_row(pipeline, pools[kind], row, settings, held_out)
+        yield evaluate_row(pipeline, pools.of(row.task), row, settings, held_out)
+
+
+class Pools:
+    """Held-out scenes for tasks of every kind, each kind rendered when a task first needs it."""
+
+    def __init__(self, size: int, scenes: int):
+        self.size, self.scenes = size, scenes
+        self._made: dict[tuple, Pool] = {}
+
+    def of(self, task: Task) -> Pool:
+        kind = (task.people, task.clips and task.source_frames)
+        if kind not in self._made:
+            self._made[kind] = make_pool(task, self.size, self.scenes)
+        return self._made[kind]
 
 
 def make_pool(task: Task, size: int, scenes: int) -> Pool:

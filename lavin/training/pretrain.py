@@ -68,6 +68,7 @@ def caches(config: PretrainConfig, stvae: STVAE, folder: Path) -> tuple[LatentCa
             "config": [to_dict(config.tasks), config.cache.pairs, contexts, scenes, to_dict(config.scenes)],
             "split": split,
             "seed": config.run.seed,
+            "precision": config.run.precision,
             "stvae": [fingerprint(stvae), stvae.config.shift, stvae.config.scale],
         }
 
@@ -143,7 +144,7 @@ def train(config: PretrainConfig) -> Path:
     trainer = Trainer(jdit, config.run, config.optimizer, to_dict(config))
     device = trainer.accelerator.device
     stvae.to(device)
-    with trainer.accelerator.main_process_first():  # the others find what it wrote
+    with trainer.accelerator.main_process_first(), trainer.accelerator.autocast():  # the others find what it wrote
         training, validation = caches(config, stvae, folder)
     causal = jdit.config.attention == "causal"
     pool = Pool(config.scenes.source("validation"), range(config.scenes.validation_scenes))
