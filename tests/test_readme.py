@@ -20,12 +20,14 @@ NOT_HERE = ("pip ", "pytest")
 """What installs and tests lavin itself: CI does both, as written."""
 
 
-def commands():
+def lines():
+    """Each line's commands, which run one after another where ``&&`` joins them."""
     for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            for command in line.split("#")[0].split("&&"):
-                if command.strip() and not command.strip().startswith(NOT_HERE):
-                    yield command.strip()
+            found = [command.strip() for command in line.split("#")[0].split("&&")]
+            found = [command for command in found if command and not command.startswith(NOT_HERE)]
+            if found:
+                yield " && ".join(found)
 
 
 @pytest.fixture
@@ -35,8 +37,13 @@ def checkout(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", sorted(set(commands())))
-def test_command_of_the_readme(command, checkout):
+@pytest.mark.parametrize("line", sorted(set(lines())))
+def test_command_of_the_readme(line, checkout):
+    for command in line.split(" && "):
+        run_in(checkout, command)
+
+
+def run_in(checkout, command):
     words = shlex.split(command)
     if words[0] == "lavin":
         words = [sys.executable, "-m", "lavin", *words[1:]]

