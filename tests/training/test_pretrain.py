@@ -14,8 +14,8 @@ from lavin.models.jdit import JDiT
 from lavin.models.stvae import STVAE
 from lavin.pipeline import LavinPipeline
 from lavin.training import checkpoint
-from lavin.training.config import PretrainConfig, load_config
-from lavin.training.latents import LatentCache, build_cache
+from lavin.training.config import PretrainConfig, TasksConfig, load_config
+from lavin.training.latents import LatentCache, build_cache, training_context
 from lavin.training.pretrain import load_stvae, sequence_loss, train
 
 SMALL = [
@@ -183,7 +183,6 @@ def test_missing_stvae_is_named(stvae, tmp_path):
 
 
 def test_clips_train_and_export(tmp_path, stvae):
-    """Clips of five frames; flow definitions that would show fewer are drawn again."""
     none = ["tasks.weights.depth=0", "tasks.weights.foreground=0"]
     clips = ["scenes.frames=5", "tasks.weights.optical_flow=1", "tasks.weights.video_depth=1"]
     small = ["scenes.train_scenes=8", "scenes.validation_scenes=8", "run.max_steps=2", "run.validate_every=2"]
@@ -197,3 +196,13 @@ def test_latents_cached_in_bf16_are_near_those_in_fp32(pool):
     vae, tasks = load_stvae("lavin-tiny"), load_config(PretrainConfig, config_dir() / "pretrain/debug.yaml").tasks
     exact, fast = (build_cache(vae, pool, tasks, 4, 3, 0, precision).inputs.float() for precision in ("fp32", "bf16"))
     assert 0 < (fast - exact).norm() / exact.norm() < 3e-3
+
+
+def test_clips_of_a_cache_are_equally_long():
+    """Flow with a stride of 2 would show 5 of 13 frames: such definitions are drawn again."""
+    pool = Pool(Scenes("train", size=16, frames=13), range(4))
+    tasks = TasksConfig(weights={"optical_flow": 1.0})
+    strides = {draw_context(pool, "optical_flow", 1, np.random.default_rng((0, n))).definition.stride for n in range(8)}
+    assert 1 in strides and len(strides) > 1
+    for number in range(8):
+        assert training_context(pool, tasks, 0, number, 2, 0).query.input.shape == (3, 13, 16, 16)
