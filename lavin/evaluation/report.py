@@ -11,13 +11,50 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from lavin import __version__
+from lavin.encoded import fingerprint
+
 if TYPE_CHECKING:
-    from lavin.evaluation.scenes import Result
+    from lavin.evaluation.episodes import Settings
+    from lavin.evaluation.scores import Result
+    from lavin.pipeline import LavinPipeline
+    from lavin.tasks import HeldOut
 
 DIGITS = 6
 """Decimals in the JSON; the last ones of a float32 mean nothing."""
 PIPE_WIDTH = 120
 """Columns where the output is no terminal."""
+
+
+def protocol(pipeline: LavinPipeline, model: str, settings: Settings, held_out: HeldOut | None) -> dict[str, Any]:
+    """What the numbers of any suite depend on beside its data.
+
+    Args:
+        model: its name, not its place.
+    """
+    return {
+        "queries": settings.queries,
+        "pairs": settings.pairs,
+        "resolution": pipeline.config.sample_size,
+        "held_out": None
+        if held_out is None
+        else {
+            "classes": list(held_out.classes),
+            "colours": list(held_out.colours),
+            "palettes": [list(colour) for colour in held_out.palettes],
+        },
+        "steps": settings.steps,
+        "time_grid": pipeline.config.time_grid,
+        "guidance": settings.guidance_scale,
+        "precision": settings.precision,
+        "device": pipeline.device.type,
+        "batch": settings.batch,
+        "model": {
+            "name": model,
+            "weights": {"stvae": fingerprint(pipeline.stvae), "jdit": fingerprint(pipeline.jdit)},
+        },
+        "lavin": __version__,
+    }
 
 
 def to_json(protocol: dict[str, Any], results: Sequence[Result]) -> bytes:
@@ -36,7 +73,7 @@ def tidy(value: Any) -> Any:
 
 
 def to_table(protocol: dict[str, Any], results: Sequence[Result]) -> Table:
-    """One line a row: its metric, the model, the baselines, and how far the better one's error shrank."""
+    """One line a row: its metric, the model, the baselines, and how far the best one's error shrank."""
     table = Table(
         title=f"{protocol['suite']}: {protocol['model']['name']}",
         caption=f"{protocol['queries']} queries, {protocol['pairs']} pairs, {protocol['resolution']} px, "
@@ -44,18 +81,26 @@ def to_table(protocol: dict[str, Any], results: Sequence[Result]) -> Table:
     )
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
-    for name in ("model", "copy nearest", "mean target", "error reduction", "tokenizer"):
-        table.add_column(name, justify="right")
+    others = any(own_baselines(result) for result in results)
+    for name in ("model", "copy nearest", "mean target", *["others"] * others, "error reduction", "tokenizer"):
+        table.add_column(name, justify="right", no_wrap=name == "others")
     for result in results:
-        numbers = [result.value, *result.baselines.values()]
+        numbers = [result.value, result.baselines["copy_nearest"], result.baselines["mean_target"]]
+        named = [f"{name.replace('_', ' ')} {number(value)}" for name, value in own_baselines(result).items()]
         table.add_row(
             result.task,
             f"{result.metric} {'↑' if result.higher_is_better else '↓'}",
             *map(number, numbers),
+            *[", ".join(named)] * others,
             "–" if math.isnan(result.error_reduction) else f"{100 * result.error_reduction:+.0f} %",
             number(result.ceilings["tokenizer"]),
         )
     return table
+
+
+def own_baselines(result: Result) -> dict[str, float]:
+    """Those baselines of a row that not every row has."""
+    return {name: value for name, value in result.baselines.items() if name not in ("copy_nearest", "mean_target")}
 
 
 def number(value: float) -> str:

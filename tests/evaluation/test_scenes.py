@@ -13,7 +13,7 @@ from lavin import STVAE, JDiT, LavinPipeline
 from lavin.data.mixture import Pool
 from lavin.data.scenes import Scenes
 from lavin.errors import InputError
-from lavin.evaluation import report, scenes
+from lavin.evaluation import baselines, report, scenes, scores
 from lavin.tasks import REGISTRY, HeldOut
 
 SIZE = 32
@@ -70,8 +70,8 @@ def test_the_truth_scores_perfectly(pool, name):
         pool = scenes.make_pool(task, SIZE, 8)
     episodes = episodes_of(pool, name)
     task = REGISTRY[name]
-    value = scenes.score(episodes, [episode.target for episode in episodes])
-    assert scenes.error(task.metric_name, value, task.metric().higher_is_better) <= FLOORS.get(name, 1e-6)
+    value = scores.score(episodes, [episode.target for episode in episodes])
+    assert scores.error(task.metric_name, value, task.metric().higher_is_better) <= FLOORS.get(name, 1e-6)
 
 
 def test_baselines_equal_a_loop_over_pixels(pool):
@@ -83,12 +83,12 @@ def test_baselines_equal_a_loop_over_pixels(pool):
         differences.append(sum(squares) / len(squares))
         mean += pair.target.double().numpy() / 3
     nearest = episode.pairs[int(np.argmin(differences))].target
-    assert torch.equal(scenes.copy_nearest(episode), nearest)
-    np.testing.assert_allclose(scenes.mean_target(episode).numpy(), mean, atol=1e-6)  # float32 means
+    assert torch.equal(baselines.copy_nearest(episode), nearest)
+    np.testing.assert_allclose(baselines.mean_target(episode).numpy(), mean, atol=1e-6)  # float32 means
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "higher", "baselines", "expected"),
+    ("metric", "value", "higher", "others", "expected"),
     [
         ("IoU", 0.8, True, (0.5, 0.2), 0.6),  # errors 0.2 against 0.5
         ("AbsRel", 0.06, False, (0.1, 0.08), 0.25),
@@ -96,13 +96,13 @@ def test_baselines_equal_a_loop_over_pixels(pool):
         ("PSNR", 20.0, True, (10.0, 5.0), 0.9),  # MSE 0.01 against 0.1
     ],
 )
-def test_error_reduction_by_hand(metric, value, higher, baselines, expected):
-    named = dict(zip(scenes.BASELINES, baselines, strict=True))
-    assert scenes.error_reduction(metric, value, higher, named) == pytest.approx(expected)
+def test_error_reduction_by_hand(metric, value, higher, others, expected):
+    named = dict(zip(baselines.BASELINES, others, strict=True))
+    assert scores.error_reduction(metric, value, higher, named) == pytest.approx(expected)
 
 
 def test_a_perfect_baseline_leaves_nothing_to_reduce():
-    assert math.isnan(scenes.error_reduction("IoU", 1.0, True, {"copy_nearest": 1.0, "mean_target": 0.5}))
+    assert math.isnan(scores.error_reduction("IoU", 1.0, True, {"copy_nearest": 1.0, "mean_target": 0.5}))
 
 
 def test_episodes_are_functions_of_seed_row_and_index(pool):
