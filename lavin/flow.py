@@ -45,10 +45,12 @@ def interpolate(noise: Tensor, data: Tensor, t: Tensor) -> tuple[Tensor, Tensor]
     return torch.lerp(noise, data, over_frames(t, data)), data - noise
 
 
-def draw_timesteps(shape: int | tuple[int, ...], generator: Generator | None = None, device=None) -> Tensor:
-    """t ~ LogitNormal(0, 1), the sigmoid of a standard normal, float32."""
+def draw_timesteps(
+    shape: int | tuple[int, ...], generator: Generator | None = None, device=None, mean: float = 0.0
+) -> Tensor:
+    """t ~ LogitNormal(mean, 1), the sigmoid of a normal, float32; below zero nearer to the noise (paper: 0)."""
     shape = (shape,) if isinstance(shape, int) else shape
-    return torch.randn(shape, generator=generator, device=device).sigmoid()
+    return (torch.randn(shape, generator=generator, device=device) + mean).sigmoid()
 
 
 def loss(

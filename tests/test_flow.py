@@ -84,11 +84,12 @@ def test_loss_is_the_mean_square_per_target():
             assert found[b, i].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_timesteps_are_logit_normal():
-    t = flow.draw_timesteps((20000,), torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("mean", [0.0, -1.0])
+def test_timesteps_are_logit_normal(mean):
+    t = flow.draw_timesteps((20000,), torch.Generator().manual_seed(0), mean=mean)
     logit = torch.logit(t.double())
     assert t.min() > 0 and t.max() < 1
-    assert logit.mean().abs() < 0.03
+    assert logit.mean().item() == pytest.approx(mean, abs=0.03)
     assert logit.std() == pytest.approx(1, abs=0.03)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 BACKENDS = {"sdpa": "native", "flash": "flash", "xformers": "xformers"}
 """Our names and diffusers' names of the kernels: PyTorch's SDPA runs everywhere, the others on CUDA only."""
+FLEX = "flex"
+"""PyTorch's FlexAttention, which skips what a mask hides: for compiled blocks on CUDA; uncompiled it is slow."""
 
 
 def check_backend(name: str) -> None:
@@ -16,26 +19,45 @@ def check_backend(name: str) -> None:
     Raises:
         ValueError: unknown name, or a CUDA-only kernel without CUDA.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"unknown attention backend '{name}'; known: {', '.join(BACKENDS)}")
+    if name not in (*BACKENDS, FLEX):
+        raise ValueError(f"unknown attention backend '{name}'; known: {', '.join((*BACKENDS, FLEX))}")
     if name != "sdpa" and not torch.cuda.is_available():
         raise ValueError(f"attention backend '{name}' has only CUDA kernels and no GPU is present; use 'sdpa'")
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, backend: str = "sdpa") -> Tensor:
+def block_sparse(mask: Tensor) -> BlockMask:
+    """A mask for ``flex``: blocks of 128 x 128 that hide all are skipped.
+
+    Args:
+        mask: bool (queries, keys).
+    """
+    return create_block_mask(lambda batch, head, query, key: mask[query, key], None, None, *mask.shape, mask.device)
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask | None = None, backend: str = "sdpa"
+) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v; query head i reads key/value head floor(i / group).
 
     Args:
         query: (batch, queries, heads, head_dim).
         key, value: (batch, keys, kv_heads, head_dim); kv_heads divides heads.
-        mask: bool (queries, keys), True where a query may look; None for everywhere. No row may be all False.
+        mask: bool (queries, keys), True where a query may look; None for everywhere. No row may be all False. For
+            ``flex`` what ``block_sparse`` makes of it.
 
     Returns:
         (batch, queries, heads, head_dim).
     """
     grouped = query.shape[2] != key.shape[2]
+    if isinstance(mask, BlockMask):
+        query, key, value = (part.to(value.dtype).transpose(1, 2) for part in (query, key, value))
+        return flex_attention(query, key, value, block_mask=mask, enable_gqa=grouped).transpose(1, 2)
+    backend = "sdpa" if backend == FLEX else backend
     if backend == "sdpa" and query.device.type == "cpu" and query.requires_grad and not grouped:
         return attend_by_matmul(query, key, value, mask)
+    if grouped and mask is not None and query.is_cuda:  # with both, CUDA has only the slow kernel
+        key, value = (part.repeat_interleave(query.shape[2] // part.shape[2], dim=2) for part in (key, value))
+        grouped = False
     return dispatch_attention_fn(query, key, value, attn_mask=mask, enable_gqa=grouped, backend=BACKENDS[backend])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +16,14 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from lavin.models.attention import check_backend
+from lavin.models.attention import FLEX, BlockMask, block_sparse, check_backend
 from lavin.models.jdit_layers import (
     JDiTBlock,
     KeysValues,
     Layout,
     TimestepEmbedding,
     patchify,
+    per_token,
     rms_norm,
     unpatchify,
 )
@@ -74,6 +76,12 @@ def causal_masks(
     last_seen = 2 * (inputs - targets + own)
     target_mask = torch.cat((last_seen[:, None] >= clip[None], own[:, None] == own[None]), dim=1)
     return condition_mask, None if targets == 1 and len(clip_frames) % 2 else target_mask
+
+
+@lru_cache(maxsize=32)
+def causal_block_masks(*sizes) -> tuple[BlockMask, BlockMask | None]:
+    """``causal_masks`` for FlexAttention; made once for sequences of one shape, since that takes longer than a step."""
+    return tuple(mask if mask is None else block_sparse(mask) for mask in causal_masks(*sizes))
 
 
 class JDiT(ModelMixin, ConfigMixin):
@@ -162,6 +170,19 @@ class JDiT(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def use_attention(self, backend: str) -> None:
+        """Compute attention with another kernel from now on; what is saved keeps its own.
+
+        Args:
+            backend: ``sdpa``, or on CUDA ``flex`` (once the blocks are compiled), ``flash`` or ``xformers``.
+
+        Raises:
+            ValueError: unknown, or not to be had here.
+        """
+        check_backend(backend)
+        for block in self.blocks:
+            block.backend = backend
+
     def forward(
         self,
         noisy_target: Tensor,
@@ -195,7 +216,7 @@ class JDiT(ModelMixin, ConfigMixin):
         frames //= targets
         target = self.target_embedding(patchify(noisy_target.to(self.dtype), self.config.patch_size))
         timestep = self.timestep_embedding(t) + self.target_stream
-        target_t = timestep[:, None] if t.ndim == 1 else timestep.repeat_interleave(target.shape[1] // targets, dim=1)
+        target_t = timestep[:, None] if t.ndim == 1 else timestep
         if cache is not None:
             layout = self.layout(noisy_target, targets, cache.all_frames, None)
             for number, block in enumerate(self.blocks):
@@ -211,8 +232,7 @@ class JDiT(ModelMixin, ConfigMixin):
                     cache.layers.append(cached)
                 else:
                     tokens, target = self.run(block, tokens, target, condition_t, target_t, layout)
-        # One scale a target, not a token: targets of one sequence differ in t.
-        scale = 1 + self.out_scale(F.silu(target_t))
+        scale = per_token(1 + self.out_scale(F.silu(target_t)), target.shape[1])
         velocity = self.out(rms_norm(target) * scale)
         velocity = unpatchify(velocity, self.config.patch_size, noisy_target.shape[2], height, width)
         return (velocity, cache) if return_cache else velocity
@@ -277,8 +297,9 @@ class JDiT(ModelMixin, ConfigMixin):
         spans = [coordinates(start, frames, height, width, device) for start in starts]
         layout = Layout(condition_rope, rotation(torch.cat(spans), head_dim))
         if self.config.attention == "causal" and clip_frames is not None:
-            masks = causal_masks(clip_frames, targets, frames, height * width, device)
-            layout.condition_mask, layout.target_mask = masks
+            sizes = (tuple(clip_frames), targets, frames, height * width, device)
+            flex = self.blocks[0].backend == FLEX and not past_frames
+            layout.condition_mask, layout.target_mask = (causal_block_masks if flex else causal_masks)(*sizes)
             if past_frames:  # all of it is visible
                 layout.condition_mask = F.pad(layout.condition_mask, (past_frames * height * width, 0), value=True)
         return layout

@@ -57,6 +57,14 @@ def unpatchify(tokens: Tensor, patch: int, frames: int, height: int, width: int)
     )
 
 
+def per_token(values: Tensor, tokens: int) -> Tensor:
+    """Values of each target, (batch, targets, channels), repeated for its tokens; one for all of them is left alone."""
+    batch, targets, channels = values.shape
+    if targets == 1:
+        return values
+    return values[:, :, None].expand(-1, -1, tokens // targets, -1).reshape(batch, tokens, channels)
+
+
 class RMSNorm(nn.Module):
     """RMSNorm with a learned weight, over all heads' channels together (QK-norm of the release)."""
 
@@ -126,9 +134,15 @@ class StreamBlock(nn.Module):
         self.after = rms_norm if sandwich_norm else nn.Identity()
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
-    def modulation(self, timestep: Tensor) -> AdaRN:
-        """AdaRN has scales and gates and no shifts; gates pass through tanh (release)."""
-        attention_scale, attention_gate, mlp_scale, mlp_gate = self.adarn(F.silu(timestep)).chunk(4, dim=-1)
+    def modulation(self, timestep: Tensor, tokens: int) -> AdaRN:
+        """AdaRN has scales and gates and no shifts; gates pass through tanh (release).
+
+        Args:
+            timestep: embedded, (batch, 1, hidden_size), or (batch, targets, hidden_size) for parallel targets.
+            tokens: of the stream.
+        """
+        modulation = per_token(self.adarn(F.silu(timestep)), tokens)
+        attention_scale, attention_gate, mlp_scale, mlp_gate = modulation.chunk(4, dim=-1)
         return AdaRN(1 + attention_scale, attention_gate.tanh(), 1 + mlp_scale, mlp_gate.tanh())
 
     def project(self, tokens: Tensor, adarn: AdaRN, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,7 +187,7 @@ class JDiTBlock(nn.Module):
         Args:
             condition: clean context and query tokens, (batch, condition_tokens, hidden_size).
             target: noisy target tokens, (batch, target_tokens, hidden_size).
-            condition_t, target_t: embedded timesteps, (batch, 1 or tokens, hidden_size).
+            condition_t, target_t: embedded timesteps, (batch, 1 or targets, hidden_size).
             layout: where tokens stand and who sees whom.
         """
         return self.forward_caching(condition, target, condition_t, target_t, layout)[:2]
@@ -185,7 +199,8 @@ class JDiTBlock(nn.Module):
         if layout.condition_mask is not None:
             condition, cached = self.forward_condition(condition, condition_t, layout)
             return condition, self.forward_target(target, target_t, [cached], layout), cached
-        c, x = self.condition.modulation(condition_t), self.target.modulation(target_t)
+        c = self.condition.modulation(condition_t, condition.shape[1])
+        x = self.target.modulation(target_t, target.shape[1])
         of_condition = self.condition.project(condition, c, layout.condition_rope)
         of_target = self.target.project(target, x, layout.target_rope)
         q, k, v = (torch.cat(parts, dim=1) for parts in zip(of_condition, of_target, strict=True))
@@ -203,7 +218,7 @@ class JDiTBlock(nn.Module):
         Args:
             past: keys and values of the clips before these, where those were encoded earlier.
         """
-        adarn = self.condition.modulation(timestep)
+        adarn = self.condition.modulation(timestep, condition.shape[1])
         q, *own = self.condition.project(condition, adarn, layout.condition_rope)
         if not self.last:
             k, v = joined([*past, own])
@@ -212,7 +227,7 @@ class JDiTBlock(nn.Module):
 
     def forward_target(self, target: Tensor, timestep: Tensor, cached: Sequence[KeysValues], layout: Layout) -> Tensor:
         """Targets see the condition's keys and values, in one part or several, and each one itself."""
-        adarn = self.target.modulation(timestep)
+        adarn = self.target.modulation(timestep, target.shape[1])
         q, *own = self.target.project(target, adarn, layout.target_rope)
         k, v = joined([*cached, own])
         return self.target.update(target, attend(q, k, v, layout.target_mask, self.backend), adarn)

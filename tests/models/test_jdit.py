@@ -3,7 +3,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lavin import config_dir, flow
-from lavin.models.attention import attend, attend_by_matmul, check_backend
+from lavin.models.attention import attend, attend_by_matmul, block_sparse, check_backend
 from lavin.models.jdit import JDiT
 from lavin.models.jdit_layers import patchify, timestep_sinusoids, unpatchify
 from lavin.models.rope import coordinates
@@ -93,6 +93,24 @@ def test_attention_by_matrix_products_equals_sdpa():
     q, k, v = (torch.randn(2, 6, 3, 8) for _ in range(3))
     mask = torch.ones(6, 6, dtype=torch.bool).tril()
     torch.testing.assert_close(attend_by_matmul(q, k, v, mask), attend(q, k, v, mask), atol=1e-5, rtol=0)
+
+
+def test_flex_attention_equals_sdpa_with_the_same_mask():
+    q, k, v = torch.randn(2, 6, 4, 16), torch.randn(2, 10, 2, 16), torch.randn(2, 10, 2, 16)
+    mask = torch.ones(6, 10, dtype=torch.bool).tril(4)
+    with pytest.warns(UserWarning, match="without torch.compile"):
+        blocks = attend(q, k, v, block_sparse(mask), "flex")
+    torch.testing.assert_close(blocks, attend(q, k, v, mask), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention in training needs a GPU")
+def test_training_with_flex_attention_equals_sdpa():
+    condition, _, t, noisy = (part.cuda().float() for part in parallel_inputs(3, 1))
+    model = tiny("causal").float().cuda()
+    expected = model(noisy, t, condition)
+    model.compile_repeated_blocks(dynamic=False)
+    model.use_attention("flex")
+    torch.testing.assert_close(model(noisy, t, condition), expected, atol=2e-3, rtol=2e-3)
 
 
 def parallel_inputs(pairs, frames):
@@ -244,6 +262,15 @@ def test_impossible_sizes_are_refused(sizes, message):
         pytest.skip("a GPU is present")
     with pytest.raises(ValueError, match=message):
         JDiT(**{"hidden_size": 48, "num_heads": 4, **sizes})
+
+
+def test_another_kernel_serves_a_model_but_is_not_saved():
+    model = tiny("causal")
+    model.use_attention("sdpa")
+    assert {block.backend for block in model.blocks} == {"sdpa"}
+    with pytest.raises(ValueError, match="unknown attention backend"):
+        model.use_attention("sdp")
+    assert model.config.attention_backend == "sdpa"
 
 
 def test_unknown_attention_backend_is_refused():
