@@ -1,4 +1,4 @@
-"""Train the J-DiT: `accelerate launch train/pretrain.py configs/pretrain/tiny.yaml [key=value ...]`."""
+"""Train the J-DiT: `accelerate launch train/pretrain.py configs/pretrain/small.yaml [key=value ...]`."""
 
 import sys
 
@@ -10,7 +10,7 @@ def main(arguments: list[str]) -> None:
     from lavin.training.config import PretrainConfig, load_config
     from lavin.training.pretrain import train
 
-    path = arguments.pop(0) if arguments and "=" not in arguments[0] else config_dir() / "pretrain" / "tiny.yaml"
+    path = arguments.pop(0) if arguments and "=" not in arguments[0] else config_dir() / "pretrain" / "small.yaml"
     print(train(load_config(PretrainConfig, path, arguments)))
 
 

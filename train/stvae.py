@@ -1,4 +1,4 @@
-"""Train the ST-VAE: `accelerate launch train/stvae.py configs/stvae/tiny.yaml [key=value ...]`."""
+"""Train the ST-VAE: `accelerate launch train/stvae.py configs/stvae/small.yaml [key=value ...]`."""
 
 import sys
 
@@ -10,7 +10,7 @@ def main(arguments: list[str]) -> None:
     from lavin.training.config import STVAEConfig, load_config
     from lavin.training.stvae import train
 
-    path = arguments.pop(0) if arguments and "=" not in arguments[0] else config_dir() / "stvae" / "tiny.yaml"
+    path = arguments.pop(0) if arguments and "=" not in arguments[0] else config_dir() / "stvae" / "small.yaml"
     print(train(load_config(STVAEConfig, path, arguments)))
 
 

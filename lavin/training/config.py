@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -25,6 +26,9 @@ class RunConfig:
     """Data, noise and initial weights are functions of (seed, step, rank)."""
     max_steps: int = 1000
     """Optimizer steps in all, earlier ones of a resumed run included."""
+    max_minutes: float | None = None
+    """Stop after so many minutes of this launch if ``max_steps`` has not been reached: where time is what is scarce.
+    The learning rate's decay then ends there too, by the speed measured so far."""
     batch_size: int = 32
     """Sequences (J-DiT) or pictures (ST-VAE) of one process in one forward pass."""
     accumulation: int = 1
@@ -32,9 +36,12 @@ class RunConfig:
     precision: str = "bf16"
     """``bf16`` (autocast) or ``fp32``; weights, norms, EMA and optimizer are float32 in both."""
     compile: bool = False
-    """``torch.compile`` of the repeated blocks; needs a C++ compiler on CPUs (the J-DiT of tiny.yaml: 1.4x faster)."""
+    """``torch.compile`` of the repeated blocks; needs a C++ compiler on CPUs (the J-DiT of small.yaml: 1.4x faster)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    attention: str = "sdpa"
+    """Kernel of the J-DiT's attention while it trains: ``sdpa``; ``flex``, which skips what causal contexts mask (CUDA
+    and ``compile`` only); ``flash`` or ``xformers`` (CUDA only)."""
     ema_decay: float = 0.9999
     """Decay of the averaged weights, warmed up as (1 + step)^(-2/3) (thesis: 0.9999)."""
     log_every: int = 20
@@ -52,6 +59,10 @@ class RunConfig:
         check_positive(
             self, "max_steps", "batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"
         )
+        if self.max_minutes is not None:
+            check_positive(self, "max_minutes")
+        if self.attention == "flex" and not (self.compile and torch.cuda.is_available()):
+            raise InputError("run.attention=flex needs a GPU and run.compile=true; use sdpa")
         if self.precision not in ("bf16", "fp32"):
             raise InputError(f"run.precision is '{self.precision}'; it must be 'bf16' or 'fp32'")
         if not 0 <= self.ema_decay < 1:
@@ -72,11 +83,15 @@ class OptimizerConfig:
     """Steps of linear warm-up (thesis: none)."""
     decay_steps: int = 0
     """Steps of linear decay to zero before ``max_steps``."""
+    decay_share: float = 0.0
+    """The same as a share of the whole run; the longer of the two decays holds."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm (thesis)."""
 
     def __post_init__(self):
         check_positive(self, "learning_rate", "max_grad_norm")
+        if not 0 <= self.decay_share <= 1:
+            raise InputError(f"optimizer.decay_share is {self.decay_share}; it must be in [0, 1]")
 
 
 @dataclass
@@ -107,14 +122,24 @@ class ScenesConfig:
 
         return Scenes(split, size=self.size, frames=self.frames, people=self.people)
 
-    def why_not(self, task) -> str | None:
-        """What keeps a task from being drawn from these scenes, in words; None if nothing does."""
+    def shows(self, task: str) -> bool:
+        """Whether a registered task can be drawn from these scenes."""
+        from lavin.tasks import get_task
+
+        return self.why_not(get_task(task)) is None
+
+    def why_not(self, task, with_people: bool = False) -> str | None:
+        """What keeps a task from being drawn from these scenes, in words; None if nothing does.
+
+        Args:
+            with_people: some scenes have people although ``people`` is False.
+        """
         if task.name == "frame_prediction":
             return "its targets are longer than its inputs, which training in parallel does not take yet"
         if task.clips != (self.frames > 1):
             return f"set scenes.frames to {'1 + 4k, it is a task of clips' if task.clips else '1, it is of pictures'}"
-        if task.people and not self.people:
-            return "it needs people: set scenes.people to true"
+        if task.people and not (self.people or with_people):
+            return "it needs people: set scenes.people to true, or stream.people_share"
         if task.name == "referring_caption" and self.size < 64:
             return "its captions need pictures of 64 pixels"
         return None
@@ -135,8 +160,11 @@ class TasksConfig:
     held_out_palettes: list[Any] = field(default_factory=list)
     """8-bit RGB triples that no definition draws with."""
 
-    def resolve(self, scenes: ScenesConfig) -> None:
+    def resolve(self, scenes: ScenesConfig, with_people: bool = False) -> None:
         """Fill in the weights if there are none, and check that the scenes can show every task that has one.
+
+        Args:
+            with_people: some scenes have people although ``scenes.people`` is False.
 
         Raises:
             InputError: an unknown task (the message suggests the nearest), one that these scenes cannot show or that
@@ -148,14 +176,14 @@ class TasksConfig:
             for name in names:
                 if name not in REGISTRY:
                     raise InputError(f"tasks.{key}: {unknown('task', name, REGISTRY)}")
-        shown = [name for name, task in REGISTRY.items() if scenes.why_not(task) is None]
+        shown = [name for name, task in REGISTRY.items() if scenes.why_not(task, with_people) is None]
         self.weights = self.weights or {name: 1.0 for name in sorted(shown) if name not in self.held_out_tasks}
         for name, weight in self.weights.items():
             if weight < 0:
                 raise InputError(f"tasks.weights.{name} is {weight}; it must not be negative")
             if weight and name in self.held_out_tasks:
                 raise InputError(f"task '{name}' has a weight and is in tasks.held_out_tasks; take it out of one")
-            if weight and (reason := scenes.why_not(REGISTRY[name])):
+            if weight and (reason := scenes.why_not(REGISTRY[name], with_people)):
                 raise InputError(f"tasks.weights.{name}: {reason}")
         if not any(self.weights.values()):
             raise InputError("tasks.weights are all zero; give at least one task a weight")
@@ -164,6 +192,11 @@ class TasksConfig:
         """Task name -> probability, once ``resolve`` has filled in the weights."""
         total = sum(self.weights.values())
         return {name: weight / total for name, weight in self.weights.items() if weight}
+
+    def on_scenes(self, scenes: ScenesConfig) -> TasksConfig:
+        """These tasks without those that scenes without people cannot show."""
+        weights = {name: weight for name, weight in self.weights.items() if scenes.shows(name)}
+        return dataclasses.replace(self, weights=weights)
 
     def held_out(self):
         """The same as the tasks' own record."""
@@ -189,6 +222,50 @@ class CacheConfig:
 
 
 @dataclass
+class StreamConfig:
+    """Contexts that worker processes draw afresh while the model trains, instead of all of them before it."""
+
+    workers: int = 0
+    """Processes of each rank that draw them; 0 for none: the cache is then filled once and kept."""
+    fresh: int = 8
+    """New contexts a step; they replace the oldest of the cache."""
+    batch: int = 8
+    """Contexts that a worker sends at a time."""
+    scenes_per_context: float = 2.0
+    """New scenes rendered for every context drawn from them; ``scenes.train_scenes`` are held at a time."""
+    people_share: float = 0.0
+    """Share of the contexts that is drawn from scenes with people."""
+
+    def __post_init__(self):
+        check_positive(self, "fresh", "batch", "scenes_per_context")
+        if self.workers < 0:
+            raise InputError(f"stream.workers is {self.workers}; it must not be negative")
+        if self.fresh % self.batch:
+            raise InputError(f"stream.fresh is {self.fresh}; it must be a multiple of stream.batch={self.batch}")
+        if not 0 <= self.people_share < 1:
+            raise InputError(f"stream.people_share is {self.people_share}; it must be at least 0 and below 1")
+
+
+@dataclass
+class PhotosConfig:
+    """Real images beside the scenes; only with ``stream.workers``."""
+
+    folders: dict[str, str] = field(default_factory=dict)
+    """Kind -> folder; the kinds are those of ``lavin.data.photos``: ``camvid``, ``bsds500``, ``rgbd``."""
+    share: float = 0.2
+    """Share of the contexts that is drawn from them, the same for every kind."""
+
+    def __post_init__(self):
+        for kind in self.folders:
+            from lavin.data.photos import KINDS
+
+            if kind not in KINDS:
+                raise InputError(f"photos.folders: {unknown('kind', kind, KINDS)}")
+        if not 0 <= self.share < 1:
+            raise InputError(f"photos.share is {self.share}; it must be at least 0 and below 1")
+
+
+@dataclass
 class STVAEConfig:
     """Training of the ST-VAE on pictures: `train/stvae.py`."""
 
@@ -207,10 +284,29 @@ class STVAEConfig:
     then channels keep their weight in the flow-matching loss, and fine detail does not drown what matters."""
     kl_weight: float = 1e-6
     """Weight of the KL divergence to the standard normal, per latent element."""
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    """With workers, ``pictures`` is how many are kept at a time, and one context is one input and one target."""
+    photos: PhotosConfig = field(default_factory=PhotosConfig)
+    clip_share: float = 0.0
+    """Share of the steps that train on clips of moving scenes; only with ``stream.workers``."""
+    clip_frames: int = 5
+    """Frames of these clips, 1 + 4k; a batch has as many frames as one of pictures."""
+    clips: int = 3000
+    """Clips kept at a time."""
+    init: str | None = None
+    """Start from this ST-VAE (a bundled model's name, a pipeline folder or an ST-VAE folder) instead of fresh weights;
+    it must have the sizes in ``model``."""
 
     def __post_init__(self):
         check_positive(self, "pictures")
-        self.tasks.resolve(self.scenes)
+        self.tasks.resolve(self.scenes, self.stream.people_share > 0)
+        check_stream(self)
+        if not 0 <= self.clip_share < 1:
+            raise InputError(f"clip_share is {self.clip_share}; it must be at least 0 and below 1")
+        if self.clip_share and not self.stream.workers:
+            raise InputError("clip_share needs stream.workers above 0: clips are drawn while the model trains")
+        if self.clip_frames < 5 or self.clip_frames % 4 != 1:
+            raise InputError(f"clip_frames is {self.clip_frames}; it must be 1 + 4k, k at least 1")
 
 
 @dataclass
@@ -226,6 +322,11 @@ class PretrainConfig:
     """Arguments of ``JDiT``."""
     stvae: str = "lavin-tiny"
     """The frozen ST-VAE: a bundled model's name, a pipeline folder or an ST-VAE folder."""
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    photos: PhotosConfig = field(default_factory=PhotosConfig)
+    timestep_mean: float = 0.0
+    """Training draws sigmoid(t') with t' ~ N(``timestep_mean``, 1) (thesis: 0). Below zero there is more noise: what
+    the pairs mean is decided there, and at high resolution only there."""
     train_pairs: int = 5
     """Pairs of a training sequence; a causal model has each as a target, so it sees contexts of 0 to this - 1."""
     context_dropout: float = 0.1
@@ -240,11 +341,21 @@ class PretrainConfig:
 
     def __post_init__(self):
         check_positive(self, "train_pairs")
-        self.tasks.resolve(self.scenes)
+        self.tasks.resolve(self.scenes, self.stream.people_share > 0)
+        check_stream(self)
         if self.export_dtype not in ("float32", "float16", "bfloat16"):
             raise InputError(f"export_dtype is '{self.export_dtype}'; it must be float32, float16 or bfloat16")
         if self.train_pairs > self.cache.pairs:
             raise InputError(f"train_pairs is {self.train_pairs}; the cache holds contexts of {self.cache.pairs} pairs")
+
+
+def check_stream(config: STVAEConfig | PretrainConfig) -> None:
+    """Refuse what only a stream can give where there is none."""
+    if config.stream.workers:
+        return
+    for key, wanted in (("photos.folders", config.photos.folders), ("stream.people_share", config.stream.people_share)):
+        if wanted:
+            raise InputError(f"{key} needs stream.workers above 0: they are drawn while the model trains")
 
 
 def check_positive(config: Any, *names: str) -> None:

@@ -13,11 +13,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from lavin.bundled import bundled_models
 from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Pool, draw_context
+from lavin.errors import InputError
 from lavin.models.stvae import STVAE
 from lavin.training.config import TasksConfig
 
 ENCODE_BATCH = 64
+
+
+def load_stvae(name_or_folder: str) -> STVAE:
+    """The frozen ST-VAE: of a bundled model, of a pipeline folder, or on its own.
+
+    Raises:
+        InputError: nothing of that name.
+    """
+    folder = bundled_models().get(name_or_folder, Path(name_or_folder))
+    folder = folder / "stvae" if (folder / "stvae").is_dir() else folder
+    if not (folder / "config.json").is_file():
+        known = ", ".join(bundled_models()) or "none"
+        raise InputError(f"stvae: no ST-VAE in '{name_or_folder}'; give a folder or a bundled model ({known})")
+    return STVAE.from_pretrained(folder, use_safetensors=True).float().eval().requires_grad_(False)
 
 
 @dataclass
@@ -45,9 +61,10 @@ class LatentCache:
             Condition x1 y1 ... xn, without the last target: (batch, channels, (2 n - 1) * frames, height, width);
             all targets y1 ... yn: (batch, channels, n * frames, height, width); task ids (batch,).
         """
-        chosen = rng.integers(0, len(self), batch_size)
+        chosen = torch.from_numpy(rng.integers(0, len(self), batch_size))
         order = rng.permuted(np.tile(np.arange(self.inputs.shape[1]), (batch_size, 1)), axis=1)[:, :pairs]
-        x, y = (latents[chosen[:, None], order].float() for latents in (self.inputs, self.targets))
+        rows, columns = (part.to(self.inputs.device) for part in (chosen[:, None], torch.from_numpy(order)))
+        x, y = (latents[rows, columns].float() for latents in (self.inputs, self.targets))
         clips = torch.stack((x, y), dim=2).flatten(1, 2)  # (batch, 2 n, channels, frames, height, width)
         condition = clips[:, :-1].transpose(1, 2).flatten(2, 3)
         return condition, y.transpose(1, 2).flatten(2, 3), self.task_ids[chosen]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lavin import context, flow
-from lavin.bundled import TRAINING_RECORD, bundled_models, find_model
+from lavin.bundled import TRAINING_RECORD, find_model
 from lavin.data.mixture import Pool, draw_context
+from lavin.data.stream import ContextStream
 from lavin.encoded import fingerprint
 from lavin.errors import InputError
 from lavin.models.jdit import JDiT
@@ -20,26 +21,13 @@ from lavin.models.stvae import STVAE
 from lavin.models.weights import load_component
 from lavin.pipeline import LavinPipeline
 from lavin.training.config import PretrainConfig, to_dict
-from lavin.training.latents import LatentCache, build_cache, load_or_build
+from lavin.training.latents import LatentCache, build_cache, load_or_build, load_stvae
 from lavin.training.panels import panel
+from lavin.training.streaming import LatentRing, shares
 from lavin.training.trainer import Trainer, numpy_rng, torch_rng
 
 VALIDATION_SEED = 1_000_003
 """Fixed draws of the validation: the same contexts, timesteps and noise at every step."""
-
-
-def load_stvae(name_or_folder: str) -> STVAE:
-    """The frozen ST-VAE: of a bundled model, of a pipeline folder, or on its own.
-
-    Raises:
-        InputError: nothing of that name.
-    """
-    folder = bundled_models().get(name_or_folder, Path(name_or_folder))
-    folder = folder / "stvae" if (folder / "stvae").is_dir() else folder
-    if not (folder / "config.json").is_file():
-        known = ", ".join(bundled_models()) or "none"
-        raise InputError(f"stvae: no ST-VAE in '{name_or_folder}'; give a folder or a bundled model ({known})")
-    return STVAE.from_pretrained(folder, use_safetensors=True).float().eval().requires_grad_(False)
 
 
 def start_from(jdit: JDiT, model: str) -> None:
@@ -56,29 +44,45 @@ def start_from(jdit: JDiT, model: str) -> None:
         raise InputError(f"init: the J-DiT of '{model}' has other sizes than 'model' says ({reason})") from error
 
 
-def caches(config: PretrainConfig, stvae: STVAE, folder: Path) -> tuple[LatentCache, LatentCache]:
-    """Training and validation latents; each is built once and found again by what it depends on."""
-    found = []
-    for split, contexts, scenes in (
-        ("train", config.cache.contexts, config.scenes.train_scenes),
-        ("validation", config.cache.validation_contexts, config.scenes.validation_scenes),
-    ):
-        key = {
-            "tasks": list(config.tasks.probabilities()),
-            "config": [to_dict(config.tasks), config.cache.pairs, contexts, scenes, to_dict(config.scenes)],
-            "split": split,
-            "seed": config.run.seed,
-            "precision": config.run.precision,
-            "stvae": [fingerprint(stvae), stvae.config.shift, stvae.config.scale],
-        }
+def cached(config: PretrainConfig, stvae: STVAE, folder: Path, split: str) -> LatentCache:
+    """Latents of a split's contexts on scenes; built once and found again by what they depend on."""
+    cache, validation = config.cache, split == "validation"
+    contexts = cache.validation_contexts if validation else cache.contexts
+    scenes = config.scenes.validation_scenes if validation else config.scenes.train_scenes
+    tasks = config.tasks.on_scenes(config.scenes)
+    key = {
+        "tasks": list(tasks.probabilities()),
+        "config": [to_dict(tasks), cache.pairs, contexts, scenes, to_dict(config.scenes)],
+        "split": split,
+        "seed": config.run.seed,
+        "precision": config.run.precision,
+        "stvae": [fingerprint(stvae), stvae.config.shift, stvae.config.scale],
+    }
 
-        def build(split=split, contexts=contexts, scenes=scenes) -> LatentCache:
-            pool = Pool(config.scenes.source(split), range(scenes))
-            run, pairs = config.run, config.cache.pairs
-            return build_cache(stvae, pool, config.tasks, contexts, pairs, run.seed, run.precision)
+    def build() -> LatentCache:
+        pool = Pool(config.scenes.source(split), range(scenes))
+        return build_cache(stvae, pool, tasks, contexts, cache.pairs, config.run.seed, config.run.precision)
 
-        found.append(load_or_build(folder / f"latents-{split}", key, build))
-    return found[0], found[1]
+    return load_or_build(folder / f"latents-{split}", key, build)
+
+
+def streamed(config: PretrainConfig, stvae: STVAE, trainer: Trainer) -> LatentRing:
+    """Latents of contexts that workers draw from now on: a resumed run goes on with ones that it has not seen."""
+    stream, accelerator = config.stream, trainer.accelerator
+    source = ContextStream(
+        shares(config.scenes, config.tasks, stream, config.photos),
+        list(config.tasks.probabilities()),
+        config.cache.pairs,
+        config.tasks.held_out(),
+        config.run.seed,
+        stream.batch,
+        first=trainer.step * stream.fresh // stream.batch,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
+    )
+    ring = LatentRing(stvae, source, stream.workers, config.cache.contexts, config.run.precision)
+    ring.advance(min(config.run.batch_size, config.cache.contexts))
+    return ring
 
 
 def sequence_loss(
@@ -102,12 +106,12 @@ def sequence_loss(
         (batch, pairs) for causal models, (batch,) for full ones.
     """
     if causal:
-        t = flow.draw_timesteps((len(targets), pairs), generator, targets.device)
+        t = flow.draw_timesteps((len(targets), pairs), generator, targets.device, config.timestep_mean)
         return flow.loss(model, condition, targets, t, generator, config.l1_weight)
     frames = targets.shape[2] // pairs
     if drop:
         condition = context.unconditional(condition[:, :, -frames:])
-    t = flow.draw_timesteps(len(targets), generator, targets.device)
+    t = flow.draw_timesteps(len(targets), generator, targets.device, config.timestep_mean)
     return flow.loss(model, condition, targets[:, :, -frames:], t, generator, config.l1_weight)
 
 
@@ -138,23 +142,28 @@ def train(config: PretrainConfig) -> Path:
     torch.manual_seed(config.run.seed)
     stvae = load_stvae(config.stvae)
     folder = Path(config.run.output_dir)
-    chances = config.tasks.probabilities()
     jdit = JDiT(**{"latent_channels": stvae.config.latent_channels, **config.model})
+    jdit.use_attention(config.run.attention)
     if config.init:
         start_from(jdit, config.init)
     trainer = Trainer(jdit, config.run, config.optimizer, to_dict(config))
     device = trainer.accelerator.device
     stvae.to(device)
     with trainer.accelerator.main_process_first():  # the others find what it wrote
-        training, validation = caches(config, stvae, folder)
+        validation = cached(config, stvae, folder, "validation")
+        training = None if config.stream.workers else cached(config, stvae, folder, "train")
+    if config.stream.workers:
+        training = streamed(config, stvae, trainer)
     causal = jdit.config.attention == "causal"
     pool = Pool(config.scenes.source("validation"), range(config.scenes.validation_scenes))
-    episodes = [draw_context(pool, name, 4, np.random.default_rng(VALIDATION_SEED)) for name in chances]
+    episodes = [draw_context(pool, name, 4, np.random.default_rng(VALIDATION_SEED)) for name in validation.tasks]
     most_pairs = config.train_pairs - causal
     pipeline = LavinPipeline(stvae, trainer.bare_model, sample_size=config.scenes.size, max_pairs=most_pairs)
     pipeline.set_progress_bar_config(disable=True)
 
     def compute_loss(model, rng, generator):
+        if config.stream.workers:
+            training.advance(config.stream.fresh)
         pairs = config.train_pairs if causal else int(rng.integers(1, config.train_pairs)) + 1
         condition, targets, _ = training.sequences(rng, config.run.batch_size, pairs)
         drop = not causal and rng.random() < config.context_dropout

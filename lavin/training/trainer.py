@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -32,11 +32,16 @@ def torch_rng(seed: int, step: int, rank: int, device: torch.device | str = "cpu
     return torch.Generator(device).manual_seed(word)
 
 
-def learning_rate_factor(step: int, config: OptimizerConfig, max_steps: int) -> float:
-    """Linear warm-up to 1, then constant, then linear decay to 0 over the last ``decay_steps``."""
+def learning_rate_factor(step: float, config: OptimizerConfig, last: float) -> float:
+    """Linear warm-up to 1, then constant, then linear decay to 0 at step ``last``."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    decay = min(1.0, (max_steps - step) / config.decay_steps) if config.decay_steps else 1.0
+    length = max(config.decay_steps, config.decay_share * last)
+    decay = min(1.0, (last - step) / length) if length else 1.0
     return warmup * max(decay, 0.0)
+
+
+SPEED_MEASURED_AFTER = 50
+"""Steps after which the speed is known well enough to tell when the time allowed will be over."""
 
 
 class Trainer:
@@ -74,6 +79,7 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(model, adamw)
         self.ema = EMAModel(self.weights, decay=run.ema_decay, use_ema_warmup=True, foreach=True)
         self.step = 0
+        self.mean_loss: Tensor | None = None
         self.resume()
 
     @property
@@ -108,17 +114,19 @@ class Trainer:
             self.accelerator.init_trackers("")
         bar = tqdm(total=self.run.max_steps, initial=self.step, disable=not sys.stderr.isatty(), desc="train")
         sums, counted, since = {}, 0, time.perf_counter()
-        while self.step < self.run.max_steps:
+        self.started_at = self.step, since
+        last = self.finished()
+        while not last:
             for name, value in self.train_step(compute_loss).items():
                 sums[name] = sums.get(name, 0.0) + value
             counted, self.step = counted + 1, self.step + 1
             bar.update()
-            if self.step % self.run.log_every == 0 or self.step == self.run.max_steps:
+            last = self.finished()
+            if self.step % self.run.log_every == 0 or last:
                 means = {name: float(total) / counted for name, total in sums.items()}
                 means["steps_per_s"] = counted / (time.perf_counter() - since)
                 self.log(means, bar)
                 sums, counted, since = {}, 0, time.perf_counter()
-            last = self.step == self.run.max_steps
             if validate and self.run.validate_every and (self.step % self.run.validate_every == 0 or last):
                 self.validate(validate, bar)
                 since = time.perf_counter()
@@ -127,9 +135,29 @@ class Trainer:
         bar.close()
         self.accelerator.end_training()
 
+    def last_step(self) -> float:
+        """The step at which training will end, the time allowed and the speed so far considered."""
+        if self.run.max_minutes is None:
+            return self.run.max_steps
+        first, since = self.started_at
+        spent = (time.perf_counter() - since) / 60 / self.run.max_minutes
+        if spent >= 1:
+            return self.step
+        known = self.step >= first + SPEED_MEASURED_AFTER
+        return min(self.run.max_steps, first + (self.step - first) / spent) if known else self.run.max_steps
+
+    def finished(self) -> bool:
+        """Whether the last step is done; all ranks agree, by the main one's clock."""
+        if self.run.max_minutes is None:
+            return self.step >= self.run.max_steps
+        over = self.step >= self.last_step()
+        if self.accelerator.num_processes == 1:
+            return over
+        return bool(broadcast(torch.tensor([over], dtype=torch.int32, device=self.accelerator.device)).item())
+
     def train_step(self, compute_loss) -> dict[str, Tensor]:
         """One optimizer step, over ``accumulation`` forward passes."""
-        factor = learning_rate_factor(self.step, self.schedule, self.run.max_steps)
+        factor = learning_rate_factor(self.step, self.schedule, self.last_step())
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate * factor
         logs: dict[str, Tensor] = {}
@@ -138,14 +166,22 @@ class Trainer:
             self.accelerator.backward(loss / self.run.accumulation)
             for name, value in {"loss": loss.detach(), **extra}.items():
                 logs[name] = logs.get(name, 0.0) + value / self.run.accumulation
-        mean_loss = self.accelerator.reduce(logs["loss"], reduction="mean")  # a NaN on one rank stops them all
-        if not mean_loss.isfinite():
-            raise FloatingPointError(f"loss is {mean_loss.item()} at step {self.step}; resume from {self.folder}")
+        self.check_finite()  # the step before: asking for this one's loss would make the device wait
+        self.mean_loss = self.accelerator.reduce(logs["loss"], reduction="mean")
         logs["gradient_norm"] = self.accelerator.clip_grad_norm_(self.weights, self.schedule.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.weights)
         return logs
+
+    def check_finite(self) -> None:
+        """Stop all ranks if the newest loss is none on any of them: nothing more is saved.
+
+        Raises:
+            FloatingPointError: it is infinite or NaN.
+        """
+        if self.mean_loss is not None and not self.mean_loss.isfinite():
+            raise FloatingPointError(f"loss is {self.mean_loss.item()} at step {self.step}; resume from {self.folder}")
 
     def log(self, values: dict[str, float], bar: tqdm) -> None:
         self.accelerator.log(values, step=self.step)
@@ -172,6 +208,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint; collective."""
+        self.check_finite()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             state = {

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from lavin import config_dir
 from lavin.errors import InputError
@@ -10,8 +11,10 @@ from lavin.training.trainer import learning_rate_factor
     ("schema", "name"),
     [
         (STVAEConfig, "stvae/tiny"),
+        (STVAEConfig, "stvae/small"),
         (STVAEConfig, "stvae/debug"),
         (PretrainConfig, "pretrain/tiny"),
+        (PretrainConfig, "pretrain/small"),
         (PretrainConfig, "pretrain/debug"),
         (PretrainConfig, "pretrain/unseen"),
     ],
@@ -39,6 +42,15 @@ def test_shipped_configs_are_valid(schema, name):
         ("tasks.held_out_tasks=[depth]", "'depth' has a weight and is in tasks.held_out_tasks"),
         ("tasks.held_out_tasks=[dept]", "did you mean 'depth'"),
         ("scenes.size=60", "multiple of 16"),
+        ("run.max_minutes=0", "run.*max_minutes.*above 0|max_minutes is 0"),
+        ("optimizer.decay_share=2", r"decay_share is 2.0; it must be in \[0, 1\]"),
+        ("stream.workers=-1", "must not be negative"),
+        ("stream.fresh=3", "multiple of stream.batch=8"),
+        ("stream.people_share=1", "at least 0 and below 1"),
+        ("stream.people_share=0.1", "stream.people_share needs stream.workers"),
+        ("photos.folders.bsds=x", "did you mean 'bsds500'"),
+        ("photos.folders.camvid=x", "photos.folders needs stream.workers"),
+        ("photos.share=-1", "at least 0 and below 1"),
         ("train_pairs=99", "cache holds contexts of"),
         ("max_steps", "write key=value"),
     ],
@@ -61,6 +73,34 @@ def test_learning_rate_warms_up_stays_and_decays():
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert set(factors[4:15]) == {1.0}
     assert factors[15:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_decay_may_be_a_share_of_the_run():
+    schedule = load_config(
+        PretrainConfig, config_dir() / "pretrain/debug.yaml", ["optimizer.decay_share=0.5"]
+    ).optimizer
+    factors = [learning_rate_factor(step, schedule, 10) for step in range(10)]
+    assert factors == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("clip_share=0.2", "clip_share needs stream.workers"),
+        ("clip_share=1", "at least 0 and below 1"),
+        ("clip_frames=4", "1 . 4k, k at least 1"),
+        ("photos.folders.camvid=x", "photos.folders needs stream.workers"),
+    ],
+)
+def test_wrong_values_of_the_st_vaes_training_are_refused_by_name(override, message):
+    with pytest.raises(InputError, match=message):
+        load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", [override])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has FlexAttention")
+def test_flex_attention_is_refused_without_a_gpu():
+    with pytest.raises(InputError, match=r"run\.attention=flex needs a GPU"):
+        load_config(PretrainConfig, config_dir() / "pretrain/debug.yaml", ["run.attention=flex", "run.compile=true"])
 
 
 def without_weights(tmp_path, *lines: str) -> PretrainConfig:

@@ -1,0 +1,200 @@
+"""Contexts drawn afresh for ever by worker processes, while a model trains: what a fast device needs to be fed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from lavin.context import Example
+from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Source, draw_context
+from lavin.data.sample import Sample
+from lavin.errors import InputError
+from lavin.tasks import HeldOut
+
+STARTING_SAMPLES = 128
+"""Samples in a worker's pool before its first context; enough for most definitions, and drawn in seconds."""
+RENDER_BATCH = 16
+BATCHES_AHEAD = 4
+"""Of each worker."""
+
+
+class ContextBatch(NamedTuple):
+    """Contexts as a worker sends them.
+
+    Args:
+        inputs, targets: uint8 (contexts, pairs, 3, frames, height, width), the query's pair among them.
+        task_ids: int64 (contexts,), index into the stream's tasks.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    task_ids: Tensor
+
+
+@dataclass
+class Share:
+    """A source of samples, how often contexts come from it, and which tasks they show.
+
+    Args:
+        source: endless or not; sample ``i`` of a source with n pictures may be picture ``i % n``.
+        weight: relative to the other sources.
+        tasks: task name -> how often, relative to the other tasks of this source.
+        per_context: new samples rendered for every context drawn from it.
+        capacity: samples that the workers hold together; the oldest make room.
+    """
+
+    source: Source
+    weight: float
+    tasks: Mapping[str, float]
+    per_context: float = 2.0
+    capacity: int = 40_000
+
+    def chances(self) -> tuple[list[str], np.ndarray]:
+        names = [name for name, weight in self.tasks.items() if weight]
+        weights = np.array([self.tasks[name] for name in names], dtype=float)
+        return names, weights / weights.sum()
+
+
+class RollingPool(Sequence):
+    """The newest samples of a source: what contexts are drawn from while it moves on.
+
+    Worker ``w`` of ``workers`` renders samples w, w + workers, w + 2 workers, ...
+
+    Args:
+        source: any Source.
+        worker, workers: which part of the source's samples is this pool's.
+        capacity: samples kept.
+    """
+
+    def __init__(self, source: Source, worker: int, workers: int, capacity: int):
+        self.source, self.worker, self.workers, self.capacity = source, worker, workers, capacity
+        self.vocabulary = source.vocabulary
+        self.samples: list[Sample] = []
+        self.rendered = 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def advance(self, rendered: int) -> None:
+        """Move on to the state after ``rendered`` samples, skipping those that would be dropped at once."""
+        self.rendered = max(self.rendered, rendered - self.capacity)
+        while self.rendered < rendered:
+            count = min(RENDER_BATCH, rendered - self.rendered)
+            numbers = range(self.rendered, self.rendered + count)
+            self.samples += self.source.samples([self.worker + self.workers * n for n in numbers])
+            self.rendered += count
+        del self.samples[: -self.capacity]
+
+
+class ContextStream(IterableDataset):
+    """Contexts for ever; read it with ``read_stream``.
+
+    What worker w draws as its n-th context is a function of (shares, seed, number of workers, w, n) alone: a stream
+    that starts at n continues one that was stopped there.
+
+    Args:
+        shares: sources and tasks.
+        tasks: all tasks' names, in the order of ``ContextBatch.task_ids``.
+        pairs: examples of a context, the query's among them.
+        held_out: what definitions never use.
+        seed: of the draws.
+        batch: contexts sent at a time.
+        first: number of the first batch, of all workers together, to be sent.
+        rank, ranks: this process among those that train; each has workers of its own.
+    """
+
+    def __init__(
+        self,
+        shares: Sequence[Share],
+        tasks: Sequence[str],
+        pairs: int,
+        held_out: HeldOut | None = None,
+        seed: int = 0,
+        batch: int = 8,
+        first: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        self.shares, self.tasks, self.pairs, self.held_out = list(shares), list(tasks), pairs, held_out
+        self.seed, self.batch, self.first, self.rank, self.ranks = seed, batch, first, rank, ranks
+
+    def __iter__(self) -> Iterator[ContextBatch]:
+        info = get_worker_info()
+        local, workers = (info.id, info.num_workers) if info else (0, 1)
+        torch.set_num_threads(1)
+        cv2.setNumThreads(0)  # its threads do not survive a fork
+        # The loader takes batches from its workers in turn, and the next one was another's turn.
+        turn = (local + self.first) % workers
+        drawer = Drawer(self, self.rank * workers + turn, self.ranks * workers)
+        number = (self.first + workers - 1 - turn) // workers  # batches sent before
+        while True:
+            contexts = [drawer.draw(n) for n in range(number * self.batch, (number + 1) * self.batch)]
+            number += 1
+            inputs, targets = (torch.stack(half) for half in zip(*(pictures(episode) for _, episode in contexts)))
+            yield ContextBatch(inputs, targets, torch.tensor([task_id for task_id, _ in contexts]))
+
+
+@dataclass
+class Drawer:
+    """One worker's pools, and the contexts that it draws from them."""
+
+    stream: ContextStream
+    worker: int
+    workers: int
+    pools: list[RollingPool] = field(init=False)
+
+    def __post_init__(self):
+        self.pools = [
+            RollingPool(share.source, self.worker, self.workers, max(STARTING_SAMPLES, share.capacity // self.workers))
+            for share in self.stream.shares
+        ]
+        weights = np.array([share.weight for share in self.stream.shares], dtype=float)
+        self.weights = weights / weights.sum()
+
+    def draw(self, number: int) -> tuple[int, Episode]:
+        """This worker's context ``number``: task id and context.
+
+        Raises:
+            InputError: a source has no samples for a task that it shall show.
+        """
+        rng = np.random.default_rng((self.stream.seed, self.worker, number))
+        chosen = rng.choice(len(self.pools), p=self.weights)
+        share, pool = self.stream.shares[chosen], self.pools[chosen]
+        pool.advance(STARTING_SAMPLES + int(number * self.weights[chosen] * share.per_context))
+        names, chances = share.chances()
+        name = str(rng.choice(names, p=chances))
+        for _ in range(DEFINITIONS_TRIED):
+            try:
+                episode = draw_context(pool, name, self.stream.pairs - 1, rng, held_out=self.stream.held_out)
+            except ValueError as error:
+                raise InputError(f"{type(share.source).__name__}: {error}") from error
+            # Optical flow with a stride shows fewer frames; contexts of one stream are equally long.
+            if episode.query.input.shape[1] == pool[0].size[0]:
+                return self.stream.tasks.index(name), episode
+        raise InputError(f"task '{name}': no definition shows all {pool[0].size[0]} frames of the clips")
+
+
+def pictures(episode: Episode) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of all pairs and the query, uint8 (pairs, 3, frames, height, width) each."""
+    examples: list[Example] = [*episode.pairs, episode.query]
+    return tuple(
+        torch.stack([clip.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8) for clip in clips])
+        for clips in zip(*((example.input, example.target) for example in examples))
+    )
+
+
+def read_stream(stream: ContextStream, workers: int, pin_memory: bool = False) -> Iterator[ContextBatch]:
+    """Batches of contexts, drawn by ``workers`` processes ahead of need; by this process if there are none."""
+    ahead = BATCHES_AHEAD if workers else None
+    loader = DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=ahead, pin_memory=pin_memory)
+    return iter(loader)
