@@ -126,8 +126,8 @@ def test_the_st_vae_trains_on_a_stream_of_pictures_and_clips_from_another_ones_w
     capsys.readouterr()
     overrides = [
         *STREAM, *RUN, f"run.output_dir={tmp_path / 'b'}", "stream.workers=2", "run.max_steps=4",
-        "run.validate_every=4", "scenes.train_scenes=64", "scenes.validation_scenes=20", "pictures=20", "clip_share=0.5",
-        "clips=4", f"init={first}", "optimizer.learning_rate=1e-9",
+        "run.validate_every=4", "scenes.train_scenes=64", "scenes.validation_scenes=20", "pictures=20",
+        "clip_share=0.5", "clips=4", f"init={first}", "optimizer.learning_rate=1e-9",
     ]  # fmt: skip
     folder = train_stvae(load_config(STVAEConfig, file, overrides))
     assert "psnr_clips" in capsys.readouterr().out
