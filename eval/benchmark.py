@@ -47,7 +47,7 @@ def benchmark(
         typer.Option(help=f"Held-out scenes that queries and pairs are drawn from; {POOL}.", show_default=False),
     ] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Also score definitions that the model's training never drew.")
+        bool, typer.Option("--held-out", help="Also score tasks and definitions that the model's training never drew.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...; auto takes a CUDA GPU if there is one.")] = (
         "auto"
@@ -83,7 +83,7 @@ def benchmark(
     if suite == "scenes":
         rows = scenes.task_rows(scenes.trained_tasks(folder) if names is None else names)
         if held_out:
-            rows += scenes.held_out_rows(unseen, model)
+            rows += scenes.held_out_rows(unseen, model) + scenes.task_rows(scenes.unseen_tasks(folder))
         pipeline = load(folder, device)
         results = list(scenes.evaluate(pipeline, rows, settings, unseen))
         protocol = scenes.protocol(pipeline, name, settings, unseen)

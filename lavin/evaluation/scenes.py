@@ -60,6 +60,13 @@ def trained_tasks(folder: Path) -> list[str]:
     return sorted(find_task(name).name for name, weight in weights.items() if weight)
 
 
+def unseen_tasks(folder: Path) -> list[str]:
+    """Tasks that a model's ``training.json`` says were kept out of its training on purpose."""
+    path = folder / TRAINING_RECORD
+    tasks = read_json(path).get("config", {}).get("tasks", {}) if path.exists() else {}
+    return sorted(find_task(name).name for name in tasks.get("held_out_tasks", []))
+
+
 def held_out_rows(held_out: HeldOut | None, model: str) -> list[Row]:
     """Foreground segmentation with a class, a colour of objects, and drawing colours that training never used.
 

@@ -234,6 +234,14 @@ def test_an_existing_report_is_kept(command, model, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
 
 
+def test_tasks_kept_out_of_training_are_read_from_the_models_record(tmp_path):
+    assert scenes.unseen_tasks(tmp_path) == []
+    record = {"config": {"tasks": {"weights": {"depth": 1.0}, "held_out_tasks": ["deraining", "edge_detection"]}}}
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    assert scenes.unseen_tasks(tmp_path) == ["deraining", "edges"]
+    assert scenes.trained_tasks(tmp_path) == ["depth"]
+
+
 def test_held_out_rows_need_the_models_record(tmp_path):
     assert scenes.read_held_out(tmp_path) is None
     with pytest.raises(InputError, match=r"no training\.json"):
