@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from lavin.tasks import HeldOut
 STARTING_SAMPLES = 128
 """Samples in a worker's pool before its first context; enough for most definitions, and drawn in seconds."""
 RENDER_BATCH = 16
+WORKER_STRIDE = 2**32
 BATCHES_AHEAD = 4
 """Of each worker."""
 
@@ -65,16 +66,18 @@ class Share:
 class RollingPool(Sequence):
     """The newest samples of a source: what contexts are drawn from while it moves on.
 
-    Worker ``w`` of ``workers`` renders samples w, w + workers, w + 2 workers, ...
+    Worker ``w`` renders samples w * 2^32, w * 2^32 + 1, ...; of a source of n pictures at most n are kept, so that no
+    context shows one picture twice.
 
     Args:
         source: any Source.
-        worker, workers: which part of the source's samples is this pool's.
+        worker: which part of the source's samples is this pool's.
         capacity: samples kept.
     """
 
-    def __init__(self, source: Source, worker: int, workers: int, capacity: int):
-        self.source, self.worker, self.workers, self.capacity = source, worker, workers, capacity
+    def __init__(self, source: Source, worker: int, capacity: int):
+        self.source, self.first = source, worker * WORKER_STRIDE
+        self.capacity = min(capacity, len(source)) if isinstance(source, Sized) else capacity
         self.vocabulary = source.vocabulary
         self.samples: list[Sample] = []
         self.rendered = 0
@@ -91,7 +94,7 @@ class RollingPool(Sequence):
         while self.rendered < rendered:
             count = min(RENDER_BATCH, rendered - self.rendered)
             numbers = range(self.rendered, self.rendered + count)
-            self.samples += self.source.samples([self.worker + self.workers * n for n in numbers])
+            self.samples += self.source.samples([self.first + number for number in numbers])
             self.rendered += count
         del self.samples[: -self.capacity]
 
@@ -155,7 +158,7 @@ class Drawer:
 
     def __post_init__(self):
         self.pools = [
-            RollingPool(share.source, self.worker, self.workers, max(STARTING_SAMPLES, share.capacity // self.workers))
+            RollingPool(share.source, self.worker, max(STARTING_SAMPLES, share.capacity // self.workers))
             for share in self.stream.shares
         ]
         weights = np.array([share.weight for share in self.stream.shares], dtype=float)

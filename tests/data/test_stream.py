@@ -40,13 +40,25 @@ def take(source: ContextStream, workers: int, count: int) -> list[torch.Tensor]:
 
 def test_pool_renders_its_own_samples_keeps_the_newest_and_skips_what_it_would_drop():
     source = Counter()
-    pool = RollingPool(source, worker=1, workers=3, capacity=20)
+    pool = RollingPool(source, worker=3, capacity=20)
     pool.advance(25)
-    assert source.asked == [1 + 3 * n for n in range(5, 25)]
+    first = 3 * 2**32
+    assert source.asked == [first + n for n in range(5, 25)]
     pool.advance(30)
-    assert list(pool) == [1 + 3 * n for n in range(10, 30)]
+    assert list(pool) == [first + n for n in range(10, 30)]
     pool.advance(30)
     assert len(source.asked) == 25
+
+
+def test_of_a_source_of_few_pictures_none_is_in_a_pool_twice():
+    class Few(Counter):
+        def __len__(self):
+            return 12
+
+    pool = RollingPool(Few(), worker=5, capacity=100)
+    for rendered in (7, 12, 30, 41):
+        pool.advance(rendered)
+        assert len({index % 12 for index in pool}) == len(pool) == min(rendered, 12)
 
 
 def test_batches_are_contexts_of_the_tasks_in_whole_levels():
@@ -62,8 +74,7 @@ def test_a_context_is_drawn_from_its_workers_pool_by_its_number():
     assert TASKS[task_id] == episode.task.name
     assert torch.equal(episode.query.input, again.query.input)
     indices = [int(sample.id.split("/")[-1]) for sample in [episode.query_sample, *episode.pair_samples]]
-    assert all(index % 2 == 1 for index in indices)
-    assert max(indices) < 2 * (STARTING_SAMPLES + 3 * 3)
+    assert all(2**32 <= index < 2**32 + STARTING_SAMPLES + 3 * 3 for index in indices)
 
 
 def test_two_workers_take_turns_and_a_stream_started_later_goes_on_where_the_first_stopped():
@@ -79,7 +90,7 @@ def test_ranks_draw_different_contexts():
 
 
 def test_pictures_are_the_examples_rounded_to_levels():
-    pool = RollingPool(Scenes("train", size=32), 0, 1, 40)
+    pool = RollingPool(Scenes("train", size=32), 0, 40)
     pool.advance(40)
     episode = draw_context(pool, "denoising", 2, np.random.default_rng(0))
     inputs, targets = pictures(episode)
