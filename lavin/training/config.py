@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,10 @@ class RunConfig:
     """How long, where and in what precision a run trains."""
 
     output_dir: str = "runs/run"
-    """Checkpoints, logs and the exported model go here; a run found here is resumed."""
+    """Checkpoints, logs and the exported model go here; a run found here is resumed. ``output_dir`` alone, without
+    ``run.``, says the same."""
     seed: int = 0
-    """Data, noise and initial weights are functions of (seed, step, rank)."""
+    """Data, noise and initial weights are functions of (seed, step, rank, ranks)."""
     max_steps: int = 1000
     """Optimizer steps in all, earlier ones of a resumed run included."""
     max_minutes: float | None = None
@@ -52,13 +54,21 @@ class RunConfig:
     """Steps between checkpoints; the last step has one in any case."""
     keep_checkpoints: int = 2
     """Older checkpoints are removed."""
+    export_every: int = 0
+    """Steps between exports of the averaged weights alone, to ``exports/``; 0 for one at the end."""
+    keep_exports: int = 2
+    """Older exports are removed; the one at the end is apart from them."""
     overfit_batch: bool = False
     """Sanity run: train on the first batch for ever; a healthy set-up drives its loss to near zero."""
 
     def __post_init__(self):
         check_positive(
-            self, "max_steps", "batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"
-        )
+            self, "max_steps", "batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints",
+            "keep_exports",
+        )  # fmt: skip
+        for name in ("validate_every", "export_every"):
+            if getattr(self, name) < 0:
+                raise InputError(f"run.{name} is {getattr(self, name)}; it must not be negative")
         if self.max_minutes is not None:
             check_positive(self, "max_minutes")
         if self.attention == "flex" and not (self.compile and torch.cuda.is_available()):
@@ -388,6 +398,8 @@ def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str]
         values = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, OSError, ValueError) as error:
         raise InputError(f"config {path}: {str(error).splitlines()[0]}") from error
+    if OmegaConf.is_dict(values) and "output_dir" in values:
+        values = OmegaConf.merge(values, {"run": {"output_dir": values.pop("output_dir")}})
     refuse_unknown_keys(schema, OmegaConf.to_container(values), str(path))
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
@@ -399,17 +411,38 @@ def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str]
         raise InputError(f"config {path}: {str(error).splitlines()[0]} ({getattr(error, 'full_key', '')})") from error
 
 
-def refuse_unknown_keys(schema: type, values: Any, path: str, prefix: str = "") -> None:
+def refuse_unknown_keys(schema: type, values: Any, path: str, prefix: str = "", top: type | None = None) -> None:
     """Raise for the first key that the dataclass does not have; free-form dictionaries may hold any."""
     if not isinstance(values, dict):
         raise InputError(f"config {path}: {prefix.rstrip('.') or 'it'} must be a mapping of keys to values")
     fields = {entry.name: entry for entry in dataclasses.fields(schema)}
     for key, value in values.items():
         if key not in fields:
-            raise InputError(f"config {path}: {unknown('key', f'{prefix}{key}', [prefix + name for name in fields])}")
+            known = [prefix + name for name in fields] + ([] if prefix else ["output_dir"])
+            raise InputError(f"config {path}: {unknown_key(f'{prefix}{key}', known, top or schema)}")
         nested = fields[key].default_factory
         if dataclasses.is_dataclass(nested):
-            refuse_unknown_keys(nested, value, path, f"{prefix}{key}.")
+            refuse_unknown_keys(nested, value, path, f"{prefix}{key}.", top or schema)
+
+
+def all_keys(schema: type, prefix: str = "") -> list[str]:
+    """Every key of a configuration, those within others as ``run.max_steps``."""
+    keys = []
+    for entry in dataclasses.fields(schema):
+        keys.append(prefix + entry.name)
+        if dataclasses.is_dataclass(entry.default_factory):
+            keys += all_keys(entry.default_factory, f"{prefix}{entry.name}.")
+    return keys
+
+
+def unknown_key(key: str, known: list[str], top: type) -> str:
+    """What to say of a key: the nearest of those beside it, else the nearest of all."""
+    if difflib.get_close_matches(key, known, n=1, cutoff=0.5):
+        return unknown("key", key, known)
+    elsewhere = {name.rpartition(".")[2]: name for name in all_keys(top)}
+    last = key.rpartition(".")[2]
+    (near,) = difflib.get_close_matches(last, elsewhere, n=1, cutoff=0)
+    return f"unknown key '{key}'; did you mean '{elsewhere[near]}'? known: {', '.join(sorted(known))}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

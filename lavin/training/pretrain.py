@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lavin import context, flow
-from lavin.bundled import TRAINING_RECORD, find_model
+from lavin.bundled import COMPONENTS, INDEX, TRAINING_RECORD, find_model
 from lavin.data.mixture import Pool, draw_context
 from lavin.data.stream import ContextStream
 from lavin.encoded import fingerprint
@@ -24,7 +27,7 @@ from lavin.training.config import PretrainConfig, to_dict
 from lavin.training.latents import LatentCache, build_cache, load_or_build, load_stvae
 from lavin.training.panels import panel
 from lavin.training.streaming import LatentRing, shares
-from lavin.training.trainer import Trainer, numpy_rng, torch_rng
+from lavin.training.trainer import Trainer, deaf_to_interrupts, numpy_rng, torch_rng
 
 VALIDATION_SEED = 1_000_003
 """Fixed draws of the validation: the same contexts, timesteps and noise at every step."""
@@ -80,7 +83,8 @@ def streamed(config: PretrainConfig, stvae: STVAE, trainer: Trainer) -> LatentRi
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
     )
-    ring = LatentRing(stvae, source, stream.workers, config.cache.contexts, config.run.precision)
+    with deaf_to_interrupts():
+        ring = LatentRing(stvae, source, stream.workers, config.cache.contexts, config.run.precision)
     ring.advance(min(config.run.batch_size, config.cache.contexts))
     return ring
 
@@ -134,10 +138,10 @@ def validation_loss(model: JDiT, cache: LatentCache, config: PretrainConfig, dev
 
 
 def train(config: PretrainConfig) -> Path:
-    """Train a J-DiT and export it with its ST-VAE.
+    """Train a J-DiT and export it with its ST-VAE to ``run.output_dir``, beside checkpoints, logs and latents.
 
     Returns:
-        Folder of the model: ``LavinPipeline.from_pretrained`` and ``lavin infer --model`` read it.
+        That folder: ``LavinPipeline.from_pretrained`` and ``lavin infer --model`` read it.
     """
     torch.manual_seed(config.run.seed)
     stvae = load_stvae(config.stvae)
@@ -158,7 +162,8 @@ def train(config: PretrainConfig) -> Path:
     pool = Pool(config.scenes.source("validation"), range(config.scenes.validation_scenes))
     episodes = [draw_context(pool, name, 4, np.random.default_rng(VALIDATION_SEED)) for name in validation.tasks]
     most_pairs = config.train_pairs - causal
-    pipeline = LavinPipeline(stvae, trainer.bare_model, sample_size=config.scenes.size, max_pairs=most_pairs)
+    settings = {"sample_size": config.scenes.size, "max_pairs": most_pairs}
+    pipeline = LavinPipeline(stvae, trainer.bare_model, **settings)
     pipeline.set_progress_bar_config(disable=True)
 
     def compute_loss(model, rng, generator):
@@ -168,6 +173,7 @@ def train(config: PretrainConfig) -> Path:
         condition, targets, _ = training.sequences(rng, config.run.batch_size, pairs)
         drop = not causal and rng.random() < config.context_dropout
         condition, targets = condition.to(device), targets.to(device)
+        trainer.remember(condition=condition, targets=targets)
         loss = sequence_loss(model, condition, targets, pairs, causal, generator, config, drop)
         logs = {}
         if causal:
@@ -181,11 +187,36 @@ def train(config: PretrainConfig) -> Path:
             shown = panel(pipeline, episodes, guidance_scale=1.5)
         return values, {"context | query | prediction | truth": shown}
 
-    trainer.fit(compute_loss, validate)
-    trainer.ema.copy_to(trainer.weights)
-    if trainer.accelerator.is_main_process:
-        pipeline.to(dtype=getattr(torch, config.export_dtype)).save_pretrained(folder / "pipeline")
+    def export(to):
+        averaged = trainer.averaged_model()
+        if averaged is None:  # the main process has it
+            return
         held_out = {f"held_out_{kind}": names for kind, names in asdict(config.tasks.held_out()).items()}
         record = {"steps": trainer.step, **held_out, "config": to_dict(config)}
-        (folder / "pipeline" / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    return folder / "pipeline"
+        exported = LavinPipeline(copy.deepcopy(stvae), averaged, **settings)
+        if config.export_dtype != "float32":
+            exported.to(dtype=getattr(torch, config.export_dtype))
+        save_model(exported, record, to)
+
+    trainer.fit(compute_loss, validate, export)
+    export(folder)
+    trainer.end()
+    return folder
+
+
+def save_model(pipeline: LavinPipeline, record: dict[str, Any], folder: Path) -> None:
+    """Write a model folder, or put its files in the place of those of an older one; the index comes last.
+
+    Args:
+        record: how it was trained.
+    """
+    aside = folder / ".model.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    pipeline.save_pretrained(aside)
+    (aside / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    (folder / INDEX).unlink(missing_ok=True)
+    for name in (*COMPONENTS, TRAINING_RECORD, INDEX):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        (aside / name).replace(folder / name)
+    shutil.rmtree(aside)

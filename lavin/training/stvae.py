@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -20,7 +21,7 @@ from lavin.training.config import PhotosConfig, ScenesConfig, STVAEConfig, Tasks
 from lavin.training.latents import load_stvae
 from lavin.training.panels import grid, to_uint8
 from lavin.training.streaming import PictureRing, shares
-from lavin.training.trainer import Trainer
+from lavin.training.trainer import Trainer, deaf_to_interrupts
 
 CLIP_WORKERS = 0.4
 """Share of the workers that draw clips, which take longer than pictures."""
@@ -127,7 +128,8 @@ class StreamedPictures:
         names = list(tasks.probabilities())
         first = step * stream.fresh // stream.batch
         source = ContextStream(sources, names, 1, tasks.held_out(), config.run.seed, stream.batch, first)
-        ring = PictureRing(source, workers, config.clips if clips else config.pictures, device)
+        with deaf_to_interrupts():
+            ring = PictureRing(source, workers, config.clips if clips else config.pictures, device)
         ring.advance(stream.batch)
         return ring
 
@@ -160,6 +162,8 @@ def train(config: STVAEConfig) -> Path:
     device = trainer.accelerator.device
     if trainer.accelerator.num_processes > 1:
         raise InputError("train/stvae.py runs in one process; start it with accelerate launch --num_processes 1")
+    if trainer.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise InputError("train/stvae.py runs without DeepSpeed; use configs/accelerate/single_gpu.yaml or cpu.yaml")
     if config.stream.workers:
         source = StreamedPictures(config, device, trainer.step)
     else:
@@ -185,6 +189,7 @@ def train(config: STVAEConfig) -> Path:
         clip = source.draw(rng, config.run.batch_size)
         if rng.random() < 0.5:
             clip = clip.flip(-1)
+        trainer.remember(clip=clip)
         with trainer.accelerator.autocast():
             posterior = stvae.encode(clip).latent_dist
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -206,10 +211,14 @@ def train(config: STVAEConfig) -> Path:
                 values["psnr_clips"] = psnr(reconstruct, clips)
         return values, {"original | decoded": grid([list(shown), list(to_uint8(decoded)[:, :, 0])])}
 
-    trainer.fit(compute_loss, validate)
+    def export(to):
+        averaged = trainer.averaged_model().to(device)
+        rng = np.random.default_rng(config.run.seed)
+        averaged.measure_latents((source.draw(rng, 100) for _ in range(40)), config.scale_per_channel)
+        averaged.save_pretrained(to)
+
+    trainer.fit(compute_loss, validate, export)
     folder = Path(config.run.output_dir) / "stvae"
-    trainer.ema.copy_to(trainer.weights)
-    rng = np.random.default_rng(config.run.seed)
-    trainer.bare_model.measure_latents((source.draw(rng, 100) for _ in range(40)), config.scale_per_channel)
-    trainer.bare_model.save_pretrained(folder)
+    export(folder)
+    trainer.end()
     return folder

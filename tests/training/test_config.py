@@ -3,6 +3,7 @@ import torch
 
 from lavin import config_dir
 from lavin.errors import InputError
+from lavin.models.jdit import JDiT
 from lavin.training.config import PretrainConfig, STVAEConfig, load_config
 from lavin.training.trainer import learning_rate_factor
 
@@ -17,6 +18,8 @@ from lavin.training.trainer import learning_rate_factor
         (PretrainConfig, "pretrain/small"),
         (PretrainConfig, "pretrain/debug"),
         (PretrainConfig, "pretrain/unseen"),
+        (PretrainConfig, "pretrain/stage1_256"),
+        (PretrainConfig, "pretrain/stage2_512"),
     ],
 )
 def test_shipped_configs_are_valid(schema, name):
@@ -30,6 +33,10 @@ def test_shipped_configs_are_valid(schema, name):
     [
         ("run.max_step=5", "did you mean 'run.max_steps'"),
         ("runn.max_steps=5", "did you mean 'run'"),
+        ("max_steps=5", "did you mean 'run.max_steps'"),
+        ("output_dri=x", "did you mean 'output_dir'"),
+        ("no_such_key=1", "unknown key 'no_such_key'; did you mean '"),
+        ("run.export_every=-1", "export_every is -1; it must not be negative"),
         ("run.max_steps=many", "max_steps"),
         ("run.max_steps=0", "above 0"),
         ("run.precision=fp16", "'bf16' or 'fp32'"),
@@ -122,3 +129,30 @@ def test_tasks_can_be_held_out(tmp_path):
     config = without_weights(tmp_path, "tasks: {held_out_tasks: [foreground]}")
     assert "foreground" not in config.tasks.probabilities()
     assert "foreground" not in load_config(PretrainConfig, config_dir() / "pretrain/unseen.yaml").tasks.weights
+
+
+@pytest.mark.parametrize(("schema", "name"), [(STVAEConfig, "stvae/debug"), (PretrainConfig, "pretrain/debug")])
+@pytest.mark.parametrize("key", ["output_dir", "run.output_dir"])
+def test_output_dir_needs_no_prefix(schema, name, key):
+    config = load_config(schema, config_dir() / f"{name}.yaml", [f"{key}=somewhere", "run.seed=3"])
+    assert (config.run.output_dir, config.run.seed) == ("somewhere", 3)
+
+
+def test_stages_are_the_recipe_of_the_thesis():
+    """Lines of the recipe's table; 64 GPUs with 10 sequences each are its global batch of 640."""
+    first, second = (
+        load_config(PretrainConfig, config_dir() / f"pretrain/{name}.yaml") for name in ("stage1_256", "stage2_512")
+    )
+    assert (first.scenes.size, first.run.max_steps, first.optimizer.learning_rate) == (256, 100_000, 1e-4)
+    assert (second.scenes.size, second.run.max_steps, second.optimizer.learning_rate) == (512, 20_000, 5e-5)
+    assert second.init == first.run.output_dir
+    for config in (first, second):
+        optimizer, run = config.optimizer, config.run
+        assert 64 * run.batch_size * run.accumulation == 640
+        assert (tuple(optimizer.betas), optimizer.weight_decay) == ((0.9, 0.95), 0.01)
+        assert (optimizer.warmup_steps, optimizer.decay_steps, optimizer.decay_share) == (0, 0, 0)
+        assert (optimizer.max_grad_norm, run.ema_decay, config.context_dropout) == (1.0, 0.9999, 0.1)
+        assert (run.precision, run.gradient_checkpointing, config.timestep_mean) == ("bf16", True, 0)
+        assert config.train_pairs == 9  # the query's among them: contexts of 1 to 8
+        with torch.device("meta"):
+            assert sum(weight.numel() for weight in JDiT(**config.model).parameters()) == 3_398_976_064

@@ -1,0 +1,115 @@
+"""`kill -9` at random moments, also during saves: no resume is refused, nothing lost but the steps since the last save.
+
+python tests/training/test_kill.py --kills 20              one process
+python tests/training/test_kill.py --kills 20 --ranks 2    DeepSpeed ZeRO-2 on two CPU ranks
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from lavin.training import checkpoint
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_run import toy_run  # noqa: E402, tests are no package
+
+FOR_EVER = 10**6
+
+
+def forked(folder: Path):
+    """A run in a process forked from this one, which has imported everything."""
+
+    def child():
+        os.setsid()
+        sys.stdout = (folder / "log").open("a", buffering=1)
+        torch.set_num_threads(1)
+        toy_run(output_dir=str(folder), max_steps=FOR_EVER, checkpoint_every=1, log_every=1000)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process.pid, process.join
+
+
+def launched(folder: Path, ranks: int):
+    """A run under `accelerate launch` with ZeRO-2, in a process group of its own."""
+    run = {"output_dir": str(folder), "max_steps": FOR_EVER, "checkpoint_every": 1, "log_every": 1000}
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/zero2.yaml",
+        "--num_processes", str(ranks), "--main_process_port", "0", "tests/training/toy_run.py", json.dumps(run),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+    return process.pid, process.wait
+
+
+def kill_group(leader: int) -> None:
+    """kill -9 of a run's own process group, and of its ranks where the launcher gave them sessions of their own."""
+    ranks = subprocess.run(["pgrep", "-P", str(leader)], capture_output=True, text=True).stdout.split()
+    for pid in (leader, *map(int, ranks)):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            print(f"{pid} had ended by itself")
+
+
+def newest_step(folder: Path) -> int:
+    whole = checkpoint.steps(folder / "checkpoints")
+    return int(whole[-1].name.removeprefix("step-")) if whole else 0
+
+
+def kill_often(folder: Path, kills: int, ranks: int = 1, seed: int = 0) -> list[int]:
+    """Start a run, let it save at least once more, kill it at random; again and again.
+
+    Returns:
+        Newest whole step after each kill.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, found = random.Random(seed), [0]
+    for _ in range(kills):
+        pid, join = forked(folder) if ranks == 1 else launched(folder, ranks)
+        limit = time.monotonic() + 120
+        while newest_step(folder) <= found[-1]:
+            assert time.monotonic() < limit, (folder / "log").read_text()[-2000:]
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        before = newest_step(folder)
+        kill_group(pid)
+        join()
+        found.append(newest_step(folder))
+        assert found[-1] >= before
+    return found[1:]
+
+
+def test_a_killed_run_resumes_from_its_newest_checkpoint(tmp_path):
+    steps = kill_often(tmp_path, kills=4)
+    assert steps == sorted(set(steps))
+    log = (tmp_path / "log").read_text()
+    assert [f"resumed {tmp_path} at step {step}\n" in log for step in steps[:-1]] == [True] * 3
+    assert "damaged" not in log
+    toy_run(output_dir=str(tmp_path), max_steps=steps[-1] + 1)
+    toy_run(output_dir=str(tmp_path / "whole"), max_steps=steps[-1] + 1, checkpoint_every=FOR_EVER)
+    killed, whole = (
+        checkpoint.newest(path / "checkpoints").state()["model"] for path in (tmp_path, tmp_path / "whole")
+    )
+    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--ranks", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        print("newest whole step after each kill:", kill_often(Path(scratch), arguments.kills, arguments.ranks))
