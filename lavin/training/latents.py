@@ -17,6 +17,7 @@ from lavin.bundled import bundled_models
 from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Pool, draw_context
 from lavin.errors import InputError
 from lavin.models.stvae import STVAE
+from lavin.models.weights import load_component
 from lavin.training.config import TasksConfig
 
 ENCODE_BATCH = 64
@@ -33,7 +34,7 @@ def load_stvae(name_or_folder: str) -> STVAE:
     if not (folder / "config.json").is_file():
         known = ", ".join(bundled_models()) or "none"
         raise InputError(f"stvae: no ST-VAE in '{name_or_folder}'; give a folder or a bundled model ({known})")
-    return STVAE.from_pretrained(folder, use_safetensors=True).float().eval().requires_grad_(False)
+    return load_component(STVAE, folder, torch.float32).eval().requires_grad_(False)
 
 
 @dataclass

@@ -79,7 +79,7 @@ def streamed(config: PretrainConfig, stvae: STVAE, trainer: Trainer) -> LatentRi
         config.tasks.held_out(),
         config.run.seed,
         stream.batch,
-        first=trainer.step * stream.fresh // stream.batch,
+        first=trainer.step * config.run.accumulation * stream.fresh // stream.batch,
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
     )

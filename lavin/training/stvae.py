@@ -126,7 +126,7 @@ class StreamedPictures:
             scenes = replace(scenes, train_scenes=config.clips)
         sources = shares(scenes, tasks, replace(stream, people_share=people), photos)
         names = list(tasks.probabilities())
-        first = step * stream.fresh // stream.batch
+        first = step * config.run.accumulation * stream.fresh // stream.batch
         source = ContextStream(sources, names, 1, tasks.held_out(), config.run.seed, stream.batch, first)
         with deaf_to_interrupts():
             ring = PictureRing(source, workers, config.clips if clips else config.pictures, device)

@@ -111,6 +111,8 @@ def test_the_j_dit_trains_on_a_stream_of_scenes_people_and_photos_and_resumes(tm
     folder = train(load_config(PretrainConfig, file, [*overrides, "run.max_steps=4"]))
     record = json.loads((folder / "training.json").read_text())
     assert record["steps"] == 4
+    configs = [json.loads((folder / part / "config.json").read_text()) for part in ("jdit", "stvae")]
+    assert not any("_name_or_path" in config for config in configs)  # a place on this machine is nobody's business
     assert checkpoint.steps(tmp_path / "run/checkpoints")
 
 
@@ -147,7 +149,8 @@ def test_a_run_ends_when_its_time_is_over(tmp_path, stvae):
     assert checkpoint.steps(tmp_path / "run/checkpoints")[-1].name == f"step-{steps:08d}"
 
 
-def test_contexts_of_a_stream_are_counted_from_the_step_of_a_resumed_run(tmp_path, stvae, monkeypatch):
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_contexts_of_a_stream_are_counted_from_the_step_of_a_resumed_run(tmp_path, stvae, monkeypatch, accumulation):
     started = []
     original = ContextStream.__init__
 
@@ -161,6 +164,6 @@ def test_contexts_of_a_stream_are_counted_from_the_step_of_a_resumed_run(tmp_pat
         "scenes.train_scenes=64", "scenes.validation_scenes=40", "cache.contexts=4", "cache.validation_contexts=2",
     ]  # fmt: skip
     file = config_dir() / "pretrain/debug.yaml"
-    train(load_config(PretrainConfig, file, [*overrides, "run.max_steps=3"]))
-    train(load_config(PretrainConfig, file, [*overrides, "run.max_steps=4"]))
-    assert started == [0, 6]
+    train(load_config(PretrainConfig, file, [*overrides, "run.max_steps=3", f"run.accumulation={accumulation}"]))
+    train(load_config(PretrainConfig, file, [*overrides, "run.max_steps=4", f"run.accumulation={accumulation}"]))
+    assert started == [0, 6 * accumulation]
