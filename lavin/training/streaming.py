@@ -34,11 +34,8 @@ def shares(
     without = {name: weight for name, weight in chances.items() if name not in with_people}
     photo_share = photos.share if photos.folders else 0.0
     scene_share = 1 - photo_share - stream.people_share
-    found = []
-    if scenes.people:
-        found.append(Share(scenes.source(split), scene_share, chances, stream.scenes_per_context, scenes.train_scenes))
-    else:
-        found.append(Share(scenes.source(split), scene_share, without, stream.scenes_per_context, scenes.train_scenes))
+    able = chances if scenes.people else without
+    found = [Share(scenes.source(split), scene_share, able, stream.scenes_per_context, scenes.train_scenes)]
     if stream.people_share:
         people = Scenes(split, size=scenes.size, frames=scenes.frames, people=True)
         capacity = max(1, int(scenes.train_scenes * stream.people_share))
