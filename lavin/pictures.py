@@ -145,3 +145,13 @@ def to_output(clip: Tensor, size: tuple[int, int], output_type: str) -> Any:
         return frames.transpose(0, 1)
     array = (frames.permute(0, 2, 3, 1).numpy() + 1) / 2
     return array[0] if len(array) == 1 else array
+
+
+def to_uint8(clip: Tensor) -> Tensor:
+    """[-1, 1] -> uint8 levels of the same shape."""
+    return clip.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+
+
+def from_uint8(levels: Tensor) -> Tensor:
+    """Inverse of ``to_uint8``, float32."""
+    return levels.float().div_(127.5).sub_(1)

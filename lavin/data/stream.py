@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from lavin.context import Example
 from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Source, draw_context
 from lavin.data.sample import Sample
-from lavin.errors import InputError
+from lavin.errors import InputError, LavinError
+from lavin.pictures import to_uint8
 from lavin.tasks import HeldOut
 
 STARTING_SAMPLES = 128
@@ -131,7 +132,7 @@ class ContextStream(IterableDataset):
         self.shares, self.tasks, self.pairs, self.held_out = list(shares), list(tasks), pairs, held_out
         self.seed, self.batch, self.first, self.rank, self.ranks = seed, batch, first, rank, ranks
 
-    def __iter__(self) -> Iterator[ContextBatch]:
+    def __iter__(self) -> Iterator[ContextBatch | str]:
         info = get_worker_info()
         local, workers = (info.id, info.num_workers) if info else (0, 1)
         torch.set_num_threads(1)
@@ -141,10 +142,19 @@ class ContextStream(IterableDataset):
         drawer = Drawer(self, self.rank * workers + turn, self.ranks * workers)
         number = (self.first + workers - 1 - turn) // workers  # batches sent before
         while True:
-            contexts = [drawer.draw(n) for n in range(number * self.batch, (number + 1) * self.batch)]
+            try:
+                batch = self.draw(drawer, number)
+            except LavinError as error:  # raised here, it would arrive with a worker's traceback in its message
+                yield str(error)
+                return
             number += 1
-            inputs, targets = (torch.stack(half) for half in zip(*(pictures(episode) for _, episode in contexts)))
-            yield ContextBatch(inputs, targets, torch.tensor([task_id for task_id, _ in contexts]))
+            yield batch
+
+    def draw(self, drawer: Drawer, number: int) -> ContextBatch:
+        """A worker's batch of that number."""
+        contexts = [drawer.draw(n) for n in range(number * self.batch, (number + 1) * self.batch)]
+        inputs, targets = (torch.stack(half) for half in zip(*(pictures(episode) for _, episode in contexts)))
+        return ContextBatch(inputs, targets, torch.tensor([task_id for task_id, _ in contexts]))
 
 
 @dataclass
@@ -190,14 +200,22 @@ class Drawer:
 def pictures(episode: Episode) -> tuple[Tensor, Tensor]:
     """Inputs and targets of all pairs and the query, uint8 (pairs, 3, frames, height, width) each."""
     examples: list[Example] = [*episode.pairs, episode.query]
-    return tuple(
-        torch.stack([clip.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8) for clip in clips])
-        for clips in zip(*((example.input, example.target) for example in examples))
-    )
+    return tuple(to_uint8(torch.stack(clips)) for clips in zip(*examples, strict=True))
 
 
 def read_stream(stream: ContextStream, workers: int, pin_memory: bool = False) -> Iterator[ContextBatch]:
-    """Batches of contexts, drawn by ``workers`` processes ahead of need; by this process if there are none."""
+    """Batches of contexts, drawn by ``workers`` processes ahead of need; by this process if there are none.
+
+    Raises:
+        InputError: at the batch that cannot be drawn, as in the worker.
+    """
     ahead = BATCHES_AHEAD if workers else None
     loader = DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=ahead, pin_memory=pin_memory)
-    return iter(loader)
+    return whole_batches(iter(loader))
+
+
+def whole_batches(batches: Iterator[ContextBatch | str]) -> Iterator[ContextBatch]:
+    for batch in batches:
+        if isinstance(batch, str):
+            raise InputError(batch)
+        yield batch

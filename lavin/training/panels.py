@@ -9,15 +9,11 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from lavin.data.mixture import Episode
+from lavin.pictures import to_uint8
 from lavin.pipeline import LavinPipeline
 
 PANEL_STEPS = 10
 """Points of the time grid: a panel shows what training does, quickly."""
-
-
-def to_uint8(clip: Tensor) -> Tensor:
-    """[-1, 1] -> uint8 of the same shape."""
-    return clip.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
 def grid(rows: Sequence[Sequence[Tensor]]) -> Tensor:

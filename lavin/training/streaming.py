@@ -11,6 +11,7 @@ from torch import Tensor
 from lavin.data.scenes import Scenes
 from lavin.data.stream import ContextBatch, ContextStream, Share, read_stream
 from lavin.models.stvae import STVAE
+from lavin.pictures import from_uint8
 from lavin.tasks import get_task
 from lavin.training.config import PhotosConfig, ScenesConfig, StreamConfig, TasksConfig
 from lavin.training.latents import LatentCache
@@ -47,7 +48,7 @@ def shares(
         able = {name: weight for name, weight in without.items() if any_photo(name) or name in PHOTO_TASKS[kind]}
         if able:
             share = photo_share / len(photos.folders)
-            found.append(Share(source, share, able, PHOTOS_PER_CONTEXT, 10 * len(source)))
+            found.append(Share(source, share, able, PHOTOS_PER_CONTEXT))
     return found
 
 
@@ -56,8 +57,40 @@ def any_photo(task: str) -> bool:
     return not get_task(task).needs and not get_task(task).people and not get_task(task).clips
 
 
-class LatentRing(LatentCache):
-    """The latents of the newest contexts of a stream, on the ST-VAE's device.
+class Ring:
+    """What became of a stream's newest contexts.
+
+    Args:
+        batches: of the stream.
+        capacity: things kept.
+    """
+
+    def __init__(self, batches: Iterator[ContextBatch], capacity: int):
+        self.batches, self.capacity, self.drawn = batches, capacity, 0
+
+    def __len__(self) -> int:
+        return min(self.drawn, self.capacity)
+
+    def advance(self, contexts: int) -> None:
+        """Take so many new contexts from the workers; what is made of them replaces the oldest."""
+        taken = 0
+        while taken < contexts:
+            batch = next(self.batches)
+            self.put(batch)
+            taken += len(batch.task_ids)
+
+    def put(self, batch: ContextBatch) -> None:
+        raise NotImplementedError
+
+    def places(self, count: int) -> Tensor:
+        """Where the next things go."""
+        places = torch.arange(self.drawn, self.drawn + count) % self.capacity
+        self.drawn += count
+        return places
+
+
+class LatentRing(Ring, LatentCache):
+    """The latents of the newest contexts, on the ST-VAE's device.
 
     Args:
         stvae: frozen.
@@ -68,21 +101,8 @@ class LatentRing(LatentCache):
     """
 
     def __init__(self, stvae: STVAE, stream: ContextStream, workers: int, capacity: int, precision: str):
-        self.stvae, self.precision, self.capacity = stvae, precision, capacity
-        self.batches = read_stream(stream, workers, pin_memory=stvae.device.type == "cuda")
-        self.tasks = stream.tasks
-        self.drawn = 0
-
-    def __len__(self) -> int:
-        return min(self.drawn, self.capacity)
-
-    def advance(self, contexts: int) -> None:
-        """Take so many new contexts from the workers; they replace the oldest."""
-        taken = 0
-        while taken < contexts:
-            batch = next(self.batches)
-            self.put(batch)
-            taken += len(batch.task_ids)
+        Ring.__init__(self, read_stream(stream, workers, pin_memory=stvae.device.type == "cuda"), capacity)
+        self.stvae, self.precision, self.tasks = stvae, precision, stream.tasks
 
     def put(self, batch: ContextBatch) -> None:
         inputs, targets = (self.encode(half) for half in (batch.inputs, batch.targets))
@@ -90,23 +110,22 @@ class LatentRing(LatentCache):
             shape = (self.capacity, *inputs.shape[1:])
             self.inputs, self.targets = (torch.empty(shape, dtype=torch.float16, device=inputs.device) for _ in "xy")
             self.task_ids = torch.zeros(self.capacity, dtype=torch.long)
-        places = torch.arange(self.drawn, self.drawn + len(inputs)) % self.capacity
+        places = self.places(len(inputs))
         self.task_ids[places] = batch.task_ids
         there = places.to(inputs.device)
         self.inputs[there], self.targets[there] = inputs, targets
-        self.drawn += len(inputs)
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         """uint8 (contexts, pairs, 3, frames, height, width) -> float16 latents in the J-DiT's scale."""
-        clips = to_clips(pictures.flatten(0, 1), self.stvae.device)
+        clips = from_uint8(pictures.flatten(0, 1).to(self.stvae.device, non_blocking=True))
         with torch.autocast(clips.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             latents = self.stvae.to_latent(clips)
         return latents.half().unflatten(0, pictures.shape[:2])
 
 
-class PictureRing:
-    """The newest pictures, or clips, of a stream: inputs and targets alike.
+class PictureRing(Ring):
+    """The newest pictures, or clips, inputs and targets alike.
 
     Args:
         stream: contexts of one example.
@@ -116,32 +135,17 @@ class PictureRing:
     """
 
     def __init__(self, stream: ContextStream, workers: int, capacity: int, device: torch.device):
-        self.batches: Iterator[ContextBatch] = read_stream(stream, workers, pin_memory=device.type == "cuda")
-        self.capacity, self.device, self.drawn = capacity, device, 0
+        super().__init__(read_stream(stream, workers, pin_memory=device.type == "cuda"), capacity)
+        self.device = device
 
-    def __len__(self) -> int:
-        return min(self.drawn, self.capacity)
-
-    def advance(self, contexts: int) -> None:
-        """Take so many new contexts from the workers; their pictures replace the oldest."""
-        taken = 0
-        while taken < contexts:
-            batch = next(self.batches)
-            taken += len(batch.task_ids)
-            pictures = torch.cat([batch.inputs, batch.targets]).flatten(0, 1).to(self.device, non_blocking=True)
-            if self.drawn == 0:
-                shape = (self.capacity, *pictures.shape[1:])
-                self.pictures = torch.empty(shape, dtype=torch.uint8, device=self.device)
-            places = torch.arange(self.drawn, self.drawn + len(pictures), device=self.device) % self.capacity
-            self.pictures[places] = pictures
-            self.drawn += len(pictures)
+    def put(self, batch: ContextBatch) -> None:
+        pictures = torch.cat([batch.inputs, batch.targets]).flatten(0, 1).to(self.device, non_blocking=True)
+        if self.drawn == 0:
+            shape = (self.capacity, *pictures.shape[1:])
+            self.pictures = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        self.pictures[self.places(len(pictures)).to(self.device)] = pictures
 
     def draw(self, rng: np.random.Generator, count: int) -> Tensor:
         """Clips (count, 3, frames, height, width) in [-1, 1]."""
         chosen = torch.from_numpy(rng.integers(0, len(self), count)).to(self.device)
-        return to_clips(self.pictures[chosen], self.device)
-
-
-def to_clips(pictures: Tensor, device: torch.device) -> Tensor:
-    """uint8 -> float32 in [-1, 1] on the device."""
-    return pictures.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+        return from_uint8(self.pictures[chosen])

@@ -1,4 +1,4 @@
-"""Training of the ST-VAE on pictures of procedural scenes and on painted labels: reconstruction and KL."""
+"""Training of the ST-VAE on pictures and clips of scenes, photos and painted labels: reconstruction and KL."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from lavin.data.mixture import Pool, draw_context
 from lavin.data.stream import ContextStream
 from lavin.errors import InputError
 from lavin.models.stvae import STVAE
+from lavin.pictures import from_uint8, to_uint8
 from lavin.training.config import PhotosConfig, ScenesConfig, STVAEConfig, TasksConfig, to_dict
 from lavin.training.latents import load_stvae
-from lavin.training.panels import grid, to_uint8
+from lavin.training.panels import grid
 from lavin.training.streaming import PictureRing, shares
 from lavin.training.trainer import Trainer, deaf_to_interrupts
 
@@ -54,7 +55,7 @@ def training_pictures(pool: Pool, tasks: TasksConfig, count: int, seed: int) -> 
 
 def as_clips(pictures: Tensor) -> Tensor:
     """uint8 (batch, 3, height, width), or of clips (batch, 3, frames, height, width) -> clips in [-1, 1]."""
-    clips = pictures.float().div(127.5).sub(1)
+    clips = from_uint8(pictures)
     return clips if clips.ndim == 5 else clips[:, :, None]
 
 

@@ -114,6 +114,12 @@ def test_a_task_that_a_source_cannot_show_is_named():
         Drawer(ContextStream([share], ["pose"], 2), 0, 1).draw(0)
 
 
+def test_a_worker_that_cannot_draw_says_so_in_one_line():
+    share = Share(Scenes("train", size=32), 1.0, {"pose": 1.0}, capacity=150)
+    with pytest.raises(InputError, match=r"^Scenes: task 'pose'[^\n]*$"):
+        next(read_stream(ContextStream([share], ["pose"], 2), 1))
+
+
 def test_held_out_names_are_never_drawn():
     held_out = HeldOut(classes=tuple(name for name in Scenes("train").vocabulary.things if name != "cone"))
     share = Share(Scenes("train", size=32), 1.0, {"foreground": 1.0}, capacity=200)
