@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Generator, Tensor
 
 from lavin import flow
 from lavin.bundled import find_model, read_index
-from lavin.context import condition, unconditional
 from lavin.encoded import EncodedContext, fingerprint, thumbnails
 from lavin.errors import InputError, LavinError
 from lavin.labels import find_task, palette, standard_definition
@@ -22,15 +22,16 @@ from lavin.models.jdit import ConditionCache, JDiT
 from lavin.models.stvae import STVAE, latent_frames, pad_frames
 from lavin.models.weights import load_component
 from lavin.pictures import Picture, read_context, read_queries, squash, to_output
-from lavin.speed import SPEEDS, Speed, find_speed
+from lavin.speed import EXACT, Speed, find_speed
 from lavin.suggest import unknown
+from lavin.velocity import guided_velocity
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 TIME_GRIDS = ("linear_quadratic", "uniform")
-SETTINGS = ("sample_size", "time_grid", "max_pairs")
+SETTINGS = ("sample_size", "time_grid", "max_pairs", "num_inference_steps")
 """What ``model_index.json`` says beside the two components."""
-
-Velocity = Callable[[Tensor, Tensor], Tensor]
+PIXELS_TOGETHER = 4 * 128**2
+"""Of clips that go through the ST-VAE together: it makes small ones faster, and takes memory."""
 
 
 @dataclass
@@ -59,6 +60,7 @@ class LavinPipeline(DiffusionPipeline):
         sample_size: side in pixels of the square at which the model works, a multiple of 16.
         time_grid: ``linear_quadratic`` (release) or ``uniform``; see ``lavin.flow.time_grid``.
         max_pairs: most pairs that the model was trained with; the command takes no more unless told to.
+        num_inference_steps: points of the time grid that it was made for; None leaves them to a call's ``speed``.
 
     Example:
         >>> from lavin import LavinPipeline, load_pairs
@@ -77,6 +79,7 @@ class LavinPipeline(DiffusionPipeline):
         sample_size: int = 128,
         time_grid: str = "linear_quadratic",
         max_pairs: int | None = None,
+        num_inference_steps: int | None = None,
     ):
         super().__init__()
         if sample_size < 16 or sample_size % 16:
@@ -84,7 +87,12 @@ class LavinPipeline(DiffusionPipeline):
         if time_grid not in TIME_GRIDS:
             raise InputError(unknown("time grid", time_grid, TIME_GRIDS))
         self.register_modules(stvae=stvae, jdit=jdit)
-        self.register_to_config(sample_size=sample_size, time_grid=time_grid, max_pairs=max_pairs)
+        self.register_to_config(
+            sample_size=sample_size,
+            time_grid=time_grid,
+            max_pairs=max_pairs,
+            num_inference_steps=num_inference_steps,
+        )
         self.set_progress_bar_config(disable=None)  # tqdm: None is "unless stderr is a terminal"
 
     @classmethod
@@ -130,7 +138,7 @@ class LavinPipeline(DiffusionPipeline):
         self,
         context: str | Path | Sequence[tuple[Any, Any]] | EncodedContext,
         query: Any,
-        num_inference_steps: int = 20,
+        num_inference_steps: int | None = None,
         guidance_scale: float = 1.5,
         generator: Generator | Sequence[Generator] | None = None,
         output_type: str = "pil",
@@ -149,7 +157,8 @@ class LavinPipeline(DiffusionPipeline):
                 spares them to every further call.
             query: a picture or a list of pictures, which run as one batch and have equally many frames.
             num_inference_steps: points of the time grid, at least 2, so one more than solver steps: 20 is the
-                release's "20 timesteps". Even and at least 4 with the ``linear_quadratic`` grid.
+                release's "20 timesteps". Even and at least 4 with the ``linear_quadratic`` grid. None takes the
+                model's own number, else that of ``speed``.
             guidance_scale: how much the pairs count beyond what the query alone predicts; 1 is no guidance and
                 takes half the time.
             generator: draws the noise of all queries in order; or one generator a query, so that a query's
@@ -162,15 +171,17 @@ class LavinPipeline(DiffusionPipeline):
         Raises:
             InputError: something above does not hold; the message says what.
         """
-        self.check_inputs(num_inference_steps, guidance_scale, output_type, task, ensemble_size)
         speed = find_speed(speed)
+        if num_inference_steps is None:
+            num_inference_steps = self.config.num_inference_steps or speed.num_inference_steps
+        self.check_inputs(num_inference_steps, guidance_scale, output_type, task, ensemble_size)
         queries = read_queries(query)
         generators = check_generators(generator, len(queries))
         task = find_task(task) if task else None
         context = self.encode_context(context) if not isinstance(context, EncodedContext) else self.own(context)
         definition = standard_definition(task, context.colours) if task else None
 
-        query_latent = torch.cat([self.encode(picture) for picture in queries])
+        query_latent = torch.cat(self.encode(queries))
         frames = context.target_frames(len(queries[0].frames))
         noise = draw_noise(query_latent, generators, ensemble_size, latent_frames(frames))
         grid = flow.time_grid(self.config.time_grid, num_inference_steps).to(self.device)
@@ -195,7 +206,12 @@ class LavinPipeline(DiffusionPipeline):
         return LavinOutput(images=images, labels=labels, latents=latents)
 
     def check_inputs(
-        self, num_inference_steps: int, guidance_scale: float, output_type: str, task: str | None, ensemble_size: int
+        self,
+        num_inference_steps: int | None,
+        guidance_scale: float,
+        output_type: str,
+        task: str | None,
+        ensemble_size: int,
     ) -> None:
         """Refuse what cannot work before any picture is read or encoded."""
         if output_type not in OUTPUT_TYPES:
@@ -204,10 +220,11 @@ class LavinPipeline(DiffusionPipeline):
             raise InputError(f"guidance_scale is {guidance_scale}; a number from 0 is needed, 1 is no guidance")
         if ensemble_size < 1:
             raise InputError(f"ensemble_size is {ensemble_size}; at least 1 prediction is needed")
-        try:
-            flow.time_grid(self.config.time_grid, num_inference_steps)
-        except ValueError as error:
-            raise InputError(f"num_inference_steps: {error}") from error
+        if num_inference_steps is not None:
+            try:
+                flow.time_grid(self.config.time_grid, num_inference_steps)
+            except ValueError as error:
+                raise InputError(f"num_inference_steps: {error}") from error
         if task is not None:
             find_task(task)
             if output_type == "latent":
@@ -228,7 +245,8 @@ class LavinPipeline(DiffusionPipeline):
         """
         pairs = read_context(context)
         task = find_task(task).name if task else None
-        latents = [(self.encode(pair_input), self.encode(pair_target)) for pair_input, pair_target in pairs]
+        encoded = self.encode([half for pair in pairs for half in pair])
+        latents = list(zip(encoded[::2], encoded[1::2], strict=True))
         cache = None
         if self.jdit.config.attention == "causal":
             halves = [half for pair in latents for half in pair]
@@ -253,21 +271,26 @@ class LavinPipeline(DiffusionPipeline):
     def fingerprints(self) -> dict[str, str]:
         return {"stvae": fingerprint(self.stvae), "jdit": fingerprint(self.jdit)}
 
-    def encode(self, picture: Picture) -> Tensor:
-        """A picture's latent on its own, (1, channels, latent_frames, height, width)."""
-        clip = squash(picture.frames, self.config.sample_size).to(self.device)
-        return self.stvae.to_latent(pad_frames(clip[None])).float()
+    def encode(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        """Every picture's latent on its own, (1, channels, latent_frames, height, width)."""
+        latents = []
+        for frames, alike in groupby(pictures, lambda picture: len(picture.frames)):
+            clips = torch.stack([squash(picture.frames, self.config.sample_size) for picture in alike])
+            for group in clips.split(self.together(frames)):
+                latents += self.stvae.to_latent(pad_frames(group.to(self.device))).float().split(1)
+        return latents
 
     def decode(self, latents: Tensor, frames: int, ensemble_size: int) -> list[Tensor]:
         """One clip a query on the CPU, the mean of its ensemble: (3, frames, sample_size, sample_size) in [-1, 1]."""
-        clips = []
-        for ensemble in latents.split(ensemble_size):
-            predictions = [self.stvae.from_latent(latent[None])[0, :, :frames].float() for latent in ensemble]
-            clip = torch.stack(predictions).clamp(-1, 1).mean(0)
-            if not clip.isfinite().all():
-                raise LavinError(f"the prediction has NaN or infinite values; run in float32, not {self.stvae.dtype}")
-            clips.append(clip.cpu())
-        return clips
+        parts = [self.stvae.from_latent(part)[:, :, :frames].float() for part in latents.split(self.together(frames))]
+        clips = torch.cat(parts).clamp(-1, 1).unflatten(0, (-1, ensemble_size)).mean(1)
+        if not clips.isfinite().all():
+            raise LavinError(f"the prediction has NaN or infinite values; run in float32, not {self.stvae.dtype}")
+        return list(clips.cpu())
+
+    def together(self, frames: int) -> int:
+        """How many clips go through the ST-VAE at a time."""
+        return max(1, PIXELS_TOGETHER // (frames * self.config.sample_size**2))
 
     def solve(
         self,
@@ -276,7 +299,7 @@ class LavinPipeline(DiffusionPipeline):
         noise: Tensor,
         grid: Tensor,
         guidance_scale: float,
-        speed: Speed = SPEEDS["default"],
+        speed: Speed = EXACT,
         pairs_cache: ConditionCache | None = None,
     ) -> Tensor:
         """Follow the guided velocity from noise to the targets' latents.
@@ -288,65 +311,17 @@ class LavinPipeline(DiffusionPipeline):
             noise: as many, where the paths start.
             grid: times from 0 to 1.
             guidance_scale: 1 skips the pass without context.
-            speed: what is not computed anew at every step.
+            speed: what is not computed anew at every step; nothing that changes the result if not given.
             pairs_cache: keys and values of the pairs, where a causal model encoded them earlier.
         """
-        with_context = self.velocity(pair_latents, query_latent, speed, pairs_cache)
-        without_context = self.velocity([], query_latent, speed) if guidance_scale != 1 else None
-        low, high = speed.guidance_interval
+        velocity = guided_velocity(self.jdit, pair_latents, query_latent, guidance_scale, speed, pairs_cache)
         with self.progress_bar(total=len(grid) - 1) as bar:
 
             def step(x: Tensor, t: Tensor) -> Tensor:
-                slope = with_context(x, t)
-                if without_context is not None and low <= t[0] <= high:
-                    slope = flow.guide(slope, without_context(x, t), guidance_scale)
                 bar.update()
-                return slope
+                return velocity(x, t)
 
             return flow.solve(step, noise, grid)
-
-    def velocity(
-        self,
-        pair_latents: Sequence[tuple[Tensor, Tensor]],
-        query_latent: Tensor,
-        speed: Speed,
-        pairs_cache: ConditionCache | None = None,
-    ) -> Velocity:
-        """(x, t) -> velocity of the query's target; without pairs, as guidance needs it.
-
-        A causal model then sees the query alone, as its first target does in training; a full one sees a zero frame
-        before it (release).
-        """
-        causal = self.jdit.config.attention == "causal"
-        pairs = [half for pair in pair_latents for half in pair]
-        clip_frames = [half.shape[2] for half in pairs]
-        if causal and speed.cached:
-            if pairs and pairs_cache is None:
-                pairs_cache = self.jdit.encode_condition(torch.cat(pairs, dim=2), clip_frames)
-            cache = self.jdit.encode_condition(query_latent, [query_latent.shape[2]], past=pairs_cache)
-            return lambda x, t: self.jdit(x, t, cache=cache).float()
-        clip_frames = [*clip_frames, query_latent.shape[2]]
-        sequence = condition([[half.expand(len(query_latent), -1, -1, -1, -1) for half in pairs]], query_latent)
-        if not pairs and not causal:
-            clip_frames, sequence = [1, *clip_frames], unconditional(query_latent)
-        if causal or speed.refresh == 1:
-            return lambda x, t: self.jdit(x, t, sequence, clip_frames=clip_frames).float()
-        return self.refreshed_velocity(sequence, clip_frames, speed.refresh)
-
-    def refreshed_velocity(self, sequence: Tensor, clip_frames: list[int], every: int | None) -> Velocity:
-        """The velocity of a full model that computes the condition at every ``every``-th call only, or at the first."""
-        calls, cache = 0, None
-
-        def velocity(x: Tensor, t: Tensor) -> Tensor:
-            nonlocal calls, cache
-            if cache is None or (every is not None and calls % every == 0):
-                found, cache = self.jdit(x, t, sequence, clip_frames=clip_frames, return_cache=True)
-            else:
-                found = self.jdit(x, t, cache=cache)
-            calls += 1
-            return found.float()
-
-        return velocity
 
 
 def check_generators(generator: Generator | Sequence[Generator] | None, queries: int) -> list[Generator | None]:

@@ -74,14 +74,14 @@ def test_a_full_model_computes_its_condition_as_often_as_asked(monkeypatch):
 
 
 def test_guidance_may_be_limited_to_an_interval():
-    pipe, calls = make_pipeline("causal"), []
-    pipe.jdit.register_forward_hook(lambda *_: calls.append(1))
+    pipe, sequences = make_pipeline("causal"), []
+    pipe.jdit.register_forward_hook(lambda _, args, __: sequences.append(len(args[0]) // len(QUERIES)))
     never = latents(pipe, CONTEXT, speed=Speed(guidance_interval=(0.0, 0.0)), guidance_scale=1.0)
-    assert len(calls) == 5
-    calls.clear()
+    assert sequences == [1] * 5
+    sequences.clear()
     half = latents(pipe, CONTEXT, speed=Speed(guidance_interval=(0.03, 0.1)), guidance_scale=1.5)
     # The grid of 6 points is 0, 0.025, 0.05, 0.076, 0.373, 1: two of the five steps start inside.
-    assert len(calls) == 5 + 2
+    assert sequences == [1, 1, 2, 2, 1]
     assert (half - never).abs().max() > 1e-4
 
 

@@ -8,6 +8,8 @@ from PIL import Image
 from lavin import STVAE, JDiT, LavinPipeline, flow, labels, load_pairs, pictures
 from lavin.context import condition, unconditional
 from lavin.errors import InputError, LavinError
+from lavin.pictures import Picture
+from lavin.speed import SPEEDS
 from lavin.tasks import REGISTRY
 from lavin.tasks.resizing import resize_label
 
@@ -65,14 +67,44 @@ def test_one_step_is_noise_plus_guided_velocity(attention):
 
 
 @pytest.mark.parametrize("attention", ["full", "causal"])
-def test_guidance_scale_1_runs_the_network_once_a_step(attention, monkeypatch):
+def test_guidance_scale_1_runs_the_network_once_a_step(attention):
     pipe = make_pipeline(attention)
-    calls = []
-    pipe.jdit.register_forward_hook(lambda *_: calls.append(1))
+    sequences = []
+    pipe.jdit.register_forward_hook(lambda _, args, __: sequences.append(len(args[0])))
     latents(pipe, guidance_scale=1.0)
-    assert len(calls) == 3  # four points of the grid, three steps
+    assert sum(sequences) == 3  # four points of the grid, three steps
     latents(pipe, guidance_scale=1.5)
-    assert len(calls) == 3 + 6
+    assert sum(sequences) == 3 + 6
+
+
+def test_steps_are_the_calls_the_models_or_the_speeds():
+    pipe, calls = make_pipeline(), []
+    pipe.jdit.register_forward_hook(lambda *_: calls.append(1))
+
+    def steps(**options):
+        calls.clear()
+        pipe(CONTEXT, QUERY, guidance_scale=1.0, output_type="latent", **options)
+        return len(calls)
+
+    for name, speed in SPEEDS.items():
+        assert steps(speed=name) == speed.num_inference_steps - 1
+    pipe.register_to_config(num_inference_steps=12)
+    assert steps(speed="default") == steps(speed="exact") == 11
+    assert steps(num_inference_steps=4) == 3
+
+
+def test_clips_go_through_the_stvae_together_as_if_alone(pipe):
+    clips = [Picture(torch.rand(frames, 3, 32, 32, generator=seeded(frames)) * 2 - 1) for frames in (1,) * 9 + (5, 4)]
+    together = pipe.encode(clips)
+    assert [latent.shape[2] for latent in together] == [1] * 9 + [2, 2]
+    for latent, clip in zip(together, clips, strict=True):
+        torch.testing.assert_close(latent, pipe.encode([clip])[0], atol=1e-5, rtol=0)
+    noisy = torch.cat(together[:6])
+    alone = [pipe.decode(latent, 1, 1)[0] for latent in noisy.split(1)]
+    for decoded, expected in zip(pipe.decode(noisy, 1, 1), alone, strict=True):
+        torch.testing.assert_close(decoded, expected, atol=1e-5, rtol=0)
+    for decoded, of_two in zip(pipe.decode(noisy, 1, 2), zip(alone[::2], alone[1::2], strict=True), strict=True):
+        torch.testing.assert_close(decoded, torch.stack(of_two).mean(0), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("attention", ["full", "causal"])

@@ -27,7 +27,7 @@ from lavin.models.jdit_layers import (
     rms_norm,
     unpatchify,
 )
-from lavin.models.rope import coordinates, rotation
+from lavin.models.rope import Rope, coordinates, rotation
 
 
 @dataclass
@@ -189,7 +189,7 @@ class JDiT(ModelMixin, ConfigMixin):
         t: Tensor,
         condition: Tensor | None = None,
         *,
-        cache: ConditionCache | None = None,
+        cache: ConditionCache | Sequence[ConditionCache] | None = None,
         clip_frames: Sequence[int] | None = None,
         return_cache: bool = False,
     ) -> Tensor | tuple[Tensor, ConditionCache]:
@@ -200,7 +200,8 @@ class JDiT(ModelMixin, ConfigMixin):
             t: flow time in [0, 1], 0 noise, 1 data: (batch,) for one target, or (batch, targets) for the targets of
                 the condition's last inputs in parallel (``causal`` only).
             condition: clean latents, (batch, channels, all frames, height, width).
-            cache: instead of a condition, what ``encode_condition`` or an earlier call made of it.
+            cache: instead of a condition, what ``encode_condition`` or an earlier call made of it; several serve equal
+                parts of the batch, one after another, as guidance needs it.
             clip_frames: latent frames of every condition clip; by default as many as a target has.
             return_cache: also return the condition's keys and values.
 
@@ -218,9 +219,10 @@ class JDiT(ModelMixin, ConfigMixin):
         timestep = self.timestep_embedding(t) + self.target_stream
         target_t = timestep[:, None] if t.ndim == 1 else timestep
         if cache is not None:
-            layout = self.layout(noisy_target, targets, cache.all_frames, None)
+            caches = [cache] if isinstance(cache, ConditionCache) else cache
+            layout = self.cached_layout(noisy_target, caches)
             for number, block in enumerate(self.blocks):
-                target = block.forward_target(target, target_t, cache.parts(number), layout)
+                target = block.forward_target(target, target_t, [part.parts(number) for part in caches], layout)
         else:
             clip_frames = clip_frames or equal_clips(condition, frames)
             layout = self.layout(noisy_target, targets, condition.shape[2], clip_frames)
@@ -303,6 +305,21 @@ class JDiT(ModelMixin, ConfigMixin):
             if past_frames:  # all of it is visible
                 layout.condition_mask = F.pad(layout.condition_mask, (past_frames * height * width, 0), value=True)
         return layout
+
+    def cached_layout(self, noisy_target: Tensor, caches: Sequence[ConditionCache]) -> Layout:
+        """Coordinates of a target's tokens behind each cached condition, whose lengths may differ."""
+        batch, _, frames, height, width = noisy_target.shape
+        patch, head_dim = self.config.patch_size, self.config.hidden_size // self.config.num_heads
+        ropes = [
+            rotation(
+                coordinates(cache.all_frames, frames, height // patch, width // patch, noisy_target.device), head_dim
+            )
+            for cache in caches
+        ]
+        if len(ropes) == 1:
+            return Layout(None, ropes[0])
+        each = batch // len(caches)
+        return Layout(None, Rope(*(torch.stack(half).repeat_interleave(each, 0) for half in zip(*ropes, strict=True))))
 
     def run(self, block: JDiTBlock, *args) -> tuple[Tensor, Tensor]:
         """A block, its activations recomputed in the backward pass where gradient checkpointing is on."""

@@ -198,7 +198,7 @@ class JDiTBlock(nn.Module):
         """``forward``, and the condition's keys and values."""
         if layout.condition_mask is not None:
             condition, cached = self.forward_condition(condition, condition_t, layout)
-            return condition, self.forward_target(target, target_t, [cached], layout), cached
+            return condition, self.forward_target(target, target_t, [[cached]], layout), cached
         c = self.condition.modulation(condition_t, condition.shape[1])
         x = self.target.modulation(target_t, target.shape[1])
         of_condition = self.condition.project(condition, c, layout.condition_rope)
@@ -225,12 +225,20 @@ class JDiTBlock(nn.Module):
             condition = self.condition.update(condition, attend(q, k, v, layout.condition_mask, self.backend), adarn)
         return condition, tuple(own)
 
-    def forward_target(self, target: Tensor, timestep: Tensor, cached: Sequence[KeysValues], layout: Layout) -> Tensor:
-        """Targets see the condition's keys and values, in one part or several, and each one itself."""
+    def forward_target(
+        self, target: Tensor, timestep: Tensor, cached: Sequence[Sequence[KeysValues]], layout: Layout
+    ) -> Tensor:
+        """Targets see the keys and values of their condition, and each one itself.
+
+        Args:
+            cached: of one condition, in one part or several; or of several conditions, for equal parts of the batch.
+        """
         adarn = self.target.modulation(timestep, target.shape[1])
-        q, *own = self.target.project(target, adarn, layout.target_rope)
-        k, v = joined([*cached, own])
-        return self.target.update(target, attend(q, k, v, layout.target_mask, self.backend), adarn)
+        projected = self.target.project(target, adarn, layout.target_rope)
+        attended = []
+        for seen, q, *own in zip(cached, *(part.chunk(len(cached)) for part in projected), strict=True):
+            attended.append(attend(q, *joined([*seen, own]), layout.target_mask, self.backend))
+        return self.target.update(target, torch.cat(attended), adarn)
 
 
 def joined(parts: Sequence[KeysValues]) -> KeysValues:

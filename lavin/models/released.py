@@ -31,7 +31,7 @@ HEAD_DIM = 72
 """Of the release: 2304 channels, 32 heads."""
 SHIFT, SCALE = 0.032470703125, 1.08936170213
 """Of the latents; constants of the release's code, not in its files."""
-SETTINGS = {"sample_size": 512, "time_grid": "linear_quadratic", "max_pairs": 4}
+SETTINGS = {"sample_size": 512, "time_grid": "linear_quadratic", "max_pairs": 4, "num_inference_steps": 20}
 """How the release is run: its pipeline's settings."""
 FIXED = {"sandwich_norm": True, "timestep_scale": 1.0, "attention": "full"}
 """What the layout means without saying so, of the J-DiT."""

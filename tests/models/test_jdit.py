@@ -187,6 +187,14 @@ def test_clips_may_be_encoded_one_after_another():
     torch.testing.assert_close(model(noisy, t, cache=cache), model(noisy, t, condition), atol=1e-12, rtol=0)
 
 
+def test_parts_of_a_batch_may_have_conditions_of_different_length():
+    """As guidance has: two queries after pairs, and the same two alone."""
+    model, noisy, pairs, queries, t = tiny("causal"), latents(4, 1), latents(1, 4), latents(2, 1), torch.rand(4)
+    after, alone = model.encode_condition(queries, past=model.encode_condition(pairs)), model.encode_condition(queries)
+    apart = [model(noisy[:2], t[:2], cache=after), model(noisy[2:], t[2:], cache=alone)]
+    torch.testing.assert_close(model(noisy, t, cache=[after, alone]), torch.cat(apart), atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("attention", ["full", "causal"])
 def test_a_call_may_leave_its_cache_to_the_next(attention):
     """Exact at the t and target that made it; at others exact for causal models only."""
