@@ -59,13 +59,13 @@ def test_report_has_every_setting_and_task(sampling, tmp_path, monkeypatch, caps
     jdit = JDiT(latent_channels=4, hidden_size=32, num_layers=1, num_heads=2, attention="causal")
     torch.nn.init.normal_(jdit.out.weight, std=0.1)
     LavinPipeline(stvae, jdit, sample_size=32).save_pretrained(tmp_path / "small")
-    settings = (sampling.Setting(4), sampling.Setting(8), sampling.Setting(sampling.REFERENCE_POINTS))
-    monkeypatch.setattr(sampling, "SETTINGS", settings)
+    settings = (sampling.Setting(sampling.REFERENCE_POINTS), sampling.Setting(4), sampling.Setting(8))
+    monkeypatch.setitem(sampling.STUDIES, "grids", settings)
     options = ["--model", str(tmp_path / "small"), "--tasks", "depth,edges", "--queries", "2", "--pairs", "1"]
     assert sampling.app(args=[*options, "--out", str(tmp_path / "out.json")], standalone_mode=False) in (None, 0)
     results = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert [result["points"] for result in results] == [4, 8, sampling.REFERENCE_POINTS]
+    assert [result["points"] for result in results] == [sampling.REFERENCE_POINTS, 4, 8]
     assert all(set(result["metrics"]) == {"depth", "edges"} for result in results)
     errors = [result["error"] for result in results]
-    assert errors[0] > errors[1] > errors[2] == 0
+    assert errors[1] > errors[2] > errors[0] == 0
     assert "depth AbsRel" in capsys.readouterr().out.replace("\n", " ")
