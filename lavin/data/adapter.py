@@ -16,6 +16,8 @@ from lavin.suggest import unknown
 
 SYNONYMS = {"validation": "val", "val": "validation"}
 """Splits by their other name, for data sets that have only one of the two."""
+NOT_INSTALLED = "is not installed: pip install 'lavin[benchmarks]'"
+"""Of a package that only some data sets need."""
 
 
 class PublicData(Sequence):
@@ -40,6 +42,8 @@ class PublicData(Sequence):
     """Names of the splits; the first is the one that benchmarks score."""
     layout: ClassVar[str]
     """What the root must hold, for error messages."""
+    official: ClassVar[dict[str, int]] = {}
+    """Samples that the publishers' lists have, by split."""
     vocabulary = Vocabulary()
     names: list[str]
     """What tells the samples apart, in their order."""
@@ -81,6 +85,10 @@ class PublicData(Sequence):
     @abstractmethod
     def load(self, index: int) -> Sample:
         """One sample, read from its files."""
+
+    def expected(self) -> int | None:
+        """How many samples the publishers' list of the split has; None where that is not known."""
+        return self.official.get(self.split)
 
     def missing(self) -> list[Path]:
         """Files that are listed but not there, each once."""

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from lavin.data.adapter import PublicData
+from lavin.data.imagenet import ImageNet
+from lavin.data.nyuv2 import NYUv2
+from lavin.data.refcoco import GRef, RefCOCO, RefCOCOPlus
+from lavin.data.voc import VOC2012, Pascal5i
 from lavin.data.whole import BSDS500, RGBD, CamVid
 from lavin.errors import InputError
 from lavin.suggest import unknown
 
-DATASETS: dict[str, type[PublicData]] = {kind.dataset: kind for kind in (CamVid, BSDS500, RGBD)}
+ADAPTERS = (NYUv2, VOC2012, Pascal5i, ImageNet, RefCOCO, RefCOCOPlus, GRef, CamVid, BSDS500, RGBD)
+DATASETS: dict[str, type[PublicData]] = {kind.dataset: kind for kind in ADAPTERS}
 """Name -> adapter; its docstring says what it yields and which options it has."""
 
 
