@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lavin.data.adapter import PublicData
+from lavin.data.adapter import NOT_INSTALLED, PublicData
 from lavin.data.depth import metres, normals_from_depth
 from lavin.data.files import read_levels
 from lavin.data.sample import Sample
@@ -145,9 +145,7 @@ class Labeled:
         try:
             import h5py  # noqa: F401
         except ImportError as error:
-            raise InputError(
-                f"{root / LABELED} is read with h5py, which is not installed: pip install 'lavin[benchmarks]'"
-            ) from error
+            raise InputError(f"{root / LABELED}: h5py reads it, but {NOT_INSTALLED}") from error
         self.path = root / LABELED
         kind = depth or ("filled" if split == "train" else "raw")
         self.depth = "depths" if kind == "filled" else "rawDepths"
