@@ -35,6 +35,8 @@ def read_levels(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             levels = np.array(image)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
     except BROKEN_FILE as error:
         raise InputError(f"{path}: damaged or truncated image ({error})") from error
     if levels.ndim != 2 or levels.dtype.kind not in "ui":
