@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from lavin.data.adapter import PublicData
 from lavin.data.sample import Sample
 from lavin.io import SUFFIXES, read_image
 
-PLACES = ("", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
+ARCHIVES = ("", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
 """Folders below the root that may hold the splits: unpacked by hand, and as the publisher's archive has them."""
 
 
@@ -29,28 +30,34 @@ class ImageNet(PublicData):
     official = {"val": 50_000, "train": 1_281_167}
 
     def find(self) -> list[str]:
-        folders = [self.root / place / self.split for place in PLACES]
+        folders = [self.root / place / self.split for place in ARCHIVES]
         folder = next((folder for folder in folders if folder.is_dir()), None)
         if folder is None:
             raise self.error(f"no folder {self.split}")
-        found = sorted(pictures(folder), key=lambda path: path.name)
-        self.paths = found
-        return [path.stem for path in found]
+        self.folder, self.places = folder, sorted(pictures(folder), key=lambda place: place[1])
+        return [os.path.splitext(name)[0] for _, name in self.places]
 
     def files(self, index: int) -> list[Path]:
-        return [self.paths[index]]
+        return [self.folder.joinpath(*self.places[index])]
+
+    def missing(self) -> list[Path]:
+        """None: the list is of what is there."""
+        return []
 
     def load(self, index: int) -> Sample:
-        return self.sample(index, np.asarray(read_image(self.paths[index])))
+        return self.sample(index, np.asarray(read_image(*self.files(index))))
 
 
-def pictures(folder: Path) -> list[Path]:
-    """Picture files of a folder and of those in it; a stat of each of a million files would take minutes."""
+def pictures(folder: Path) -> Iterator[tuple[str, str]]:
+    """(subfolder, name) of the pictures in a folder, "", and in those below it. No file is looked at: a million would
+    take minutes."""
     with os.scandir(folder) as entries:
-        inside = list(entries)
-    found = [Path(entry.path) for entry in inside if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."]
+        inside = sorted(entries, key=lambda entry: entry.name)
+    yield from (("", entry.name) for entry in inside if is_picture(entry.name))
     for entry in inside:
-        if entry.is_dir():
-            names = os.listdir(entry.path)
-            found += [Path(entry.path, name) for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
-    return found
+        if not is_picture(entry.name) and entry.is_dir():
+            yield from ((entry.name, name) for name in os.listdir(entry.path) if is_picture(name))
+
+
+def is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

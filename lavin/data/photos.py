@@ -20,7 +20,7 @@ from lavin.data.files import check_pair, read_intrinsics, read_levels, read_pose
 from lavin.data.sample import Instance, Sample, Vocabulary
 from lavin.data.view import View, draw_view
 from lavin.errors import InputError
-from lavin.io import image_files, read_image
+from lavin.io import BROKEN_FILE, image_files, read_image
 from lavin.suggest import unknown
 
 Maps = dict[str, np.ndarray]
@@ -52,6 +52,8 @@ class Photos:
     provenance: ClassVar[str] = "ground truth"
     labels: ClassVar[str]
     """Folder beside ``images``."""
+    ending = ".png"
+    """Of the labels' files."""
     splits: ClassVar[dict[str, str]] = {"train": "train", "validation": "val", "test": "test"}
     """Split -> its folder in the data sets that have one for each."""
     vocabulary = Vocabulary()
@@ -71,7 +73,7 @@ class Photos:
         self.augment = split == "train" if augment is None else augment
         self.files = self.find()
         for picture, label in self.files if complete else ():
-            check_pair(picture, label)
+            self.check(picture, label)
         self._decoded: dict[int, Maps] = {}
 
     def __len__(self) -> int:
@@ -103,11 +105,19 @@ class Photos:
 
     def find(self) -> list[tuple[Path, Path]]:
         """(picture, label) files of the split, in the order of the source."""
-        part = self.folder / self.splits[self.split]
-        files = [(path, part / self.labels / f"{path.stem}.png") for path in image_files(part / "images")]
+        pictures, labels = self.places(self.splits[self.split])
+        files = [(path, labels / f"{path.stem}{self.ending}") for path in image_files(pictures)]
         if not files:
-            raise InputError(f"{part / 'images'}: no pictures")
+            raise InputError(f"{pictures}: no pictures")
         return files
+
+    def places(self, split: str) -> tuple[Path, Path]:
+        """Folders of the pictures and of the labels of a split's folder."""
+        return self.folder / split / "images", self.folder / split / self.labels
+
+    def check(self, picture: Path, label: Path) -> None:
+        """Refuse a label that is missing or not of its picture's size; only the files' heads are read."""
+        check_pair(picture, label)
 
     def decode(self, picture: Path, label: Path) -> Maps:
         """All that samples need of a picture."""
@@ -119,7 +129,8 @@ class Photos:
 
 
 class CamVid(Photos):
-    """Driving scenes with a class for every pixel: ``{train,val}/{images/*,labels/*.png}``, class index or void.
+    """Driving scenes with a class for every pixel: ``{train,val}/{images/*,labels/*.png}``, class index or void; or as
+    SegNet's authors pack them, ``{train,trainannot,val,valannot}/*.png``.
 
     The labels tell no objects apart: a sample has one instance per class, all its pixels, marked as crowd. So it can
     be asked for as foreground, but is nothing to be counted, boxed or pointed at.
@@ -146,6 +157,10 @@ class CamVid(Photos):
     VOID = 11
     """Class index in the files; 255 means the same."""
 
+    def places(self, split: str) -> tuple[Path, Path]:
+        annotated = self.folder / f"{split}annot"
+        return (self.folder / split, annotated) if annotated.is_dir() else super().places(split)
+
     def decode(self, picture: Path, label: Path) -> Maps:
         classes = read_levels(label)
         strange = classes[(classes > self.VOID) & (classes != 255)]
@@ -167,18 +182,53 @@ class CamVid(Photos):
 
 class BSDS500(Photos):
     """Natural photos with people's drawings of boundaries: ``{train,val}/{images/*,boundaries/*.png}``, 0 to 255 for
-    none to all of the people."""
+    none to all of the people; or the drawings as Berkeley packs them, ``images/{train,val,test}/*.jpg`` and
+    ``groundTruth/{train,val,test}/*.mat``."""
 
     dataset = "bsds500"
     licence = "BSDS500: non-commercial research"
     labels = "boundaries"
 
+    def places(self, split: str) -> tuple[Path, Path]:
+        drawings = self.folder / "groundTruth"
+        if not drawings.is_dir():
+            return super().places(split)
+        self.ending = ".mat"
+        return self.folder / "images" / split, drawings / split
+
+    def check(self, picture: Path, label: Path) -> None:
+        if self.ending == ".png":
+            super().check(picture, label)
+        elif not label.is_file():
+            raise InputError(f"{label}: no such file; it is the label of {picture.name}")
+
     def decode(self, picture: Path, label: Path) -> Maps:
-        share = read_levels(label).astype(np.float32) / 255
-        return {"rgb": np.asarray(read_image(picture)), "boundaries": share}
+        rgb = np.asarray(read_image(picture))
+        if self.ending == ".png":
+            return {"rgb": rgb, "boundaries": read_levels(label).astype(np.float32) / 255}
+        drawings = read_drawings(label)
+        if drawings.shape[1:] != rgb.shape[:2]:
+            sizes = ["{1}x{0}".format(*shape) for shape in (drawings.shape[1:], rgb.shape)]
+            raise InputError(f"{label}: is {sizes[0]} but its picture {picture.name} is {sizes[1]}")
+        return {"rgb": rgb, "boundaries": drawings.mean(0, dtype=np.float32), "drawings": drawings}
 
     def annotate(self, maps: Maps, view: View) -> dict[str, Any]:
         return {"boundaries": view.resample(maps["boundaries"], Image.Resampling.BILINEAR).clamp(0, 1)[None]}
+
+
+def read_drawings(path: Path) -> np.ndarray:
+    """Everyone's boundaries in a ground truth of BSDS500, bool (people, height, width).
+
+    Raises:
+        InputError: it is damaged or something else.
+    """
+    from scipy.io import loadmat, matlab
+
+    try:
+        people = loadmat(path)["groundTruth"].ravel()
+        return np.stack([person["Boundaries"][0, 0] for person in people]).astype(bool)
+    except (*BROKEN_FILE, NotImplementedError, matlab.MatReadError) as error:
+        raise InputError(f"{path}: cannot be read as a ground truth of BSDS500 ({error})") from error
 
 
 class RGBD(Photos):

@@ -83,6 +83,8 @@ class Sample:
     """float32 (2, frames, height, width): u right, v down in pixels to the next frame; NaN = invalid."""
     boundaries: Tensor | None = None
     """float32 (frames, height, width) in [0, 1]."""
+    drawings: Tensor | None = None
+    """bool (people, frames, height, width): the boundaries that each of several people drew."""
     K: Tensor | None = None
     """(3, 3) pinhole intrinsics in pixels."""
     pose: Tensor | None = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from lavin.data import photos
 from lavin.data.adapter import PublicData
-from lavin.data.files import check_pair
 from lavin.data.sample import Sample
 from lavin.data.view import View
 from lavin.errors import InputError
@@ -32,11 +33,15 @@ class WholePhotos(PublicData):
     def require_files(self) -> None:
         super().require_files()
         for picture, label in self.source.files:
-            check_pair(picture, label)
+            self.source.check(picture, label)
 
     def load(self, index: int) -> Sample:
+        self.source.check(*self.source.files[index])
         maps = self.source.decode(*self.source.files[index])
-        return self.sample(index, maps["rgb"], **self.source.annotate(maps, View.whole(*maps["rgb"].shape[:2])))
+        labels = self.source.annotate(maps, View.whole(*maps["rgb"].shape[:2]))
+        if "drawings" in maps:
+            labels["drawings"] = torch.from_numpy(maps["drawings"])[:, None]
+        return self.sample(index, maps["rgb"], **labels)
 
 
 class CamVid(WholePhotos):
@@ -44,7 +49,8 @@ class CamVid(WholePhotos):
 
     kind = photos.CamVid
     dataset, licence, vocabulary = kind.dataset, kind.licence, kind.vocabulary
-    layout = "{train,val,test}/{images/*,labels/<same name>.png}, class indices 0 to 11"
+    layout = "{train,val,test}/{images/*,labels/<same name>.png} or {train,trainannot,val,...}/*.png, classes 0 to 11"
+    official = {"train": 367, "validation": 101, "test": 233}
 
 
 class BSDS500(WholePhotos):
@@ -52,7 +58,11 @@ class BSDS500(WholePhotos):
 
     kind = photos.BSDS500
     dataset, licence = kind.dataset, kind.licence
-    layout = "{train,val,test}/{images/*,boundaries/<same name>.png}, 0 to 255 for none to all of the people"
+    layout = (
+        "{train,val,test}/{images/*,boundaries/<same name>.png}, 0 to 255 for none to all of the people, "
+        "or images/{train,val,test}/*.jpg and groundTruth/{train,val,test}/*.mat"
+    )
+    official = {"train": 200, "validation": 100, "test": 200}
 
 
 class RGBD(WholePhotos):

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from lavin.data.adapter import PublicData
 from lavin.data.photos import open_photos
 from lavin.data.public import DATASETS, open_dataset
 from lavin.data.sample import Sample
 from lavin.errors import InputError
+from lavin.metrics import EdgeODS
 from lavin.pictures import squash
 from tests.data import test_imagenet, test_nyuv2, test_refcoco, test_voc
 from tests.test_photos import camvid_labels, plane_depth, unit, write_bsds, write_camvid, write_rgbd
@@ -144,3 +146,57 @@ def test_files_are_asked_for_unless_told_not_to(tmp_path):
     Image.new("L", (9, 9)).save(root / "val/labels/001.png")
     with pytest.raises(InputError, match=r"001\.png: is 9x9 but its picture 001\.png is 96x72"):
         open_dataset("camvid", root)
+
+
+# --- CamVid and BSDS500 as their publishers pack them -----------------------------------------------------------------
+
+
+def test_camvid_as_segnet_packs_it_is_the_same(tmp_path):
+    root, packed = write_camvid(tmp_path / "camvid", "val"), tmp_path / "segnet"
+    packed.mkdir()
+    (root / "val/images").rename(packed / "val")
+    (root / "val/labels").rename(packed / "valannot")
+    data = open_dataset("camvid", packed)
+    assert data.names == ["000", "001", "002"]
+    for number, sample in enumerate(data):
+        expected = camvid_labels(number)
+        assert np.array_equal(sample.semantic[0], np.where(expected == 11, 255, expected))
+
+
+def write_berkeley(root, drawings, size=(72, 96)):
+    """A picture of the test split and people's boundaries, as MATLAB's cells of structures."""
+    for folder in ("images/test", "groundTruth/test"):
+        (root / folder).mkdir(parents=True)
+    Image.new("RGB", size[::-1]).save(root / "images/test/100007.jpg")
+    cells = np.empty((1, len(drawings)), object)
+    for person, drawing in enumerate(drawings):
+        cells[0, person] = {"Segmentation": np.ones(drawing.shape, np.uint16), "Boundaries": drawing.astype(np.uint8)}
+    savemat(root / "groundTruth/test/100007.mat", {"groundTruth": cells})
+    return root
+
+
+def test_bsds500_as_berkeley_packs_it_keeps_everyones_drawing(tmp_path):
+    drawings = np.random.default_rng(0).random((5, 72, 96)) < 0.1
+    (sample,) = open_dataset("bsds500", write_berkeley(tmp_path, drawings), "test")
+    assert np.array_equal(sample.drawings[:, 0], drawings)
+    np.testing.assert_allclose(sample.boundaries[0], drawings.mean(0), atol=1e-6)
+    metric = EdgeODS(1)
+    metric.update(torch.from_numpy(drawings.any(0))[None].float(), sample.drawings)
+    assert 0.5 < metric.compute() <= 1
+    assert open_photos("bsds500", tmp_path, "test", 24)[0].boundaries.shape == (1, 24, 24)
+
+
+def test_broken_drawings_are_named(tmp_path):
+    root = write_berkeley(tmp_path / "a", np.zeros((2, 72, 96), bool), size=(72, 95))
+    with pytest.raises(InputError, match=r"100007\.mat: is 96x72 but its picture 100007\.jpg is 95x72"):
+        open_dataset("bsds500", root, "test")[0]
+    path = root / "groundTruth/test/100007.mat"
+    for content in (b"no more", path.read_bytes()[:200]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"100007\.mat: cannot be read as a ground truth of BSDS500"):
+            open_dataset("bsds500", root, "test")[0]
+    path.unlink()
+    with pytest.raises(InputError, match=r"1 of the files listed are missing, the first is .*100007\.mat"):
+        open_dataset("bsds500", root, "test")
+    with pytest.raises(InputError, match=r"100007\.mat: no such file"):
+        open_photos("bsds500", root, "test", 24)
