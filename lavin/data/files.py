@@ -30,6 +30,15 @@ def stored_size(path: Path) -> tuple[int, int]:
         raise InputError(f"{path}: not an image that can be read") from error
 
 
+def read_list(path: Path) -> list[str]:
+    """The first word of each line of a text file, as lists of names have it."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a list of names ({error})") from error
+    return [line.split()[0] for line in lines if line.strip()]
+
+
 def read_levels(path: Path) -> np.ndarray:
     """Label levels as they are stored, 8 or 16 bits, (height, width); of a palette picture the indices."""
     try:

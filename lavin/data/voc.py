@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lavin.data.adapter import PublicData
-from lavin.data.files import read_levels
+from lavin.data.files import read_levels, read_list
 from lavin.data.sample import Instance, Sample, Vocabulary
 from lavin.errors import InputError
 from lavin.io import read_image
@@ -128,7 +128,7 @@ class VOC2012(VOC):
         path = self.folder / "ImageSets" / kind / f"{self.split}.txt"
         if not path.is_file():
             raise self.error(f"no list {path.relative_to(self.root)}")
-        return path.read_text().split()
+        return read_list(path)
 
     def files(self, index: int) -> list[Path]:
         name = self.names[index]
@@ -253,7 +253,7 @@ class Pascal5i(VOC):
         low = FOLD * self.fold + 1
         self.entries: list[tuple[str, int]] = []
         """Picture and class, from 0."""
-        for number, line in enumerate(path.read_text().split(), 1):
+        for number, line in enumerate(read_list(path), 1):
             match = re.fullmatch(r"(\w+?)__(\d+)", line)
             if match is None or not low <= int(match[2]) < low + FOLD:
                 raise InputError(

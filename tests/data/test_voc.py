@@ -215,6 +215,14 @@ def test_entries_of_another_fold_are_refused(voc, line):
         open_dataset("pascal5i", voc)
 
 
+def test_a_list_that_is_no_text_is_named(voc):
+    (voc / "splits/pascal/val/fold0.txt").write_bytes(b"\xff\xfe2")
+    (folder_of(voc) / "ImageSets/Main/val.txt").write_bytes(b"\xff\xfe2")
+    for name, path in (("pascal5i", "fold0"), ("voc2012", "val")):
+        with pytest.raises(InputError, match=rf"{path}\.txt: cannot be read as a list of names"):
+            open_dataset(name, voc)
+
+
 @pytest.mark.parametrize("fold", range(4))
 def test_each_fold_has_its_five_classes(voc, fold):
     lists = voc / "splits/pascal/val"
