@@ -21,7 +21,8 @@ from lavin.io import image_files, read_image
 
 LABELED = "nyu_depth_v2_labeled.mat"
 COLOUR_CAMERA = np.array([[518.857901, 0, 325.082445], [0, 519.469611, 253.236166], [0, 0, 1]])
-"""Intrinsics of the colour camera, to which depth is registered (the data set's toolbox, whose first pixel is at 1)."""
+"""Intrinsics of the colour camera, to which depth is registered: the toolbox's, where the first pixel's centre is at 1
+instead of 0.5."""
 EIGEN_CROP = (slice(45, 471), slice(41, 601))
 """Rows and columns that benchmarks score (Eigen et al. 2014); the rest is a white border or has no depth."""
 ZERO_LENGTH = 0.1

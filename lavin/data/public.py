@@ -34,15 +34,22 @@ def open_dataset(name: str, root: str | Path, split: str | None = None, **option
     """
     if name not in DATASETS:
         raise InputError(unknown("data set", name, DATASETS))
-    known = option_names(DATASETS[name])
-    for option in options:
-        if option not in known:
-            raise InputError(unknown(f"option of {name}", option, known))
+    kinds = option_types(DATASETS[name])
+    for option, value in options.items():
+        if option not in kinds:
+            raise InputError(unknown(f"option of {name}", option, kinds))
+        if not isinstance(value, kinds[option]) or (isinstance(value, bool) and bool not in kinds[option]):
+            wanted = " or ".join(kind.__name__ for kind in kinds[option] if kind is not type(None))
+            raise InputError(f"option {option} of {name} is {value!r}; it must be of type {wanted}")
     return DATASETS[name](root, split, **options)
 
 
-def option_names(kind: type[PublicData]) -> list[str]:
-    """What can be asked of an adapter beside folder and split."""
-    from inspect import signature
+def option_types(adapter: type[PublicData]) -> dict[str, tuple[type, ...]]:
+    """What can be asked of an adapter beside folder and split, and of which types it may be."""
+    from typing import get_args, get_type_hints
 
-    return [name for name in signature(kind).parameters if name not in ("root", "split")]
+    hints = get_type_hints(adapter.__init__)
+    for name in ("root", "split", "return"):
+        hints.pop(name, None)
+    kinds = {name: get_args(hint) or (hint,) for name, hint in hints.items()}
+    return {name: (*kind, int) if float in kind else kind for name, kind in kinds.items()}

@@ -1,6 +1,7 @@
 """What holds for every public data set, and the three whose training sources are in ``lavin.data.photos``."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy.io import savemat
 
 from lavin.data.adapter import PublicData
 from lavin.data.photos import open_photos
-from lavin.data.public import DATASETS, open_dataset
+from lavin.data.public import DATASETS, open_dataset, option_types
 from lavin.data.sample import Sample
 from lavin.errors import InputError
 from lavin.metrics import EdgeODS
@@ -95,6 +96,10 @@ def test_names_and_options_are_checked(tmp_path):
         open_dataset("nyu2", tmp_path)
     with pytest.raises(InputError, match="unknown option of pascal5i 'folds'; did you mean 'fold'"):
         open_dataset("pascal5i", tmp_path, folds=1)
+    strange = [("pascal5i", "fold", True), ("pascal5i", "lists", 3), ("voc2012", "single_below", "small")]
+    for name, option, value in [*strange, ("nyuv2", "eigen_crop", "no"), ("nyuv2", "normals", None)]:
+        with pytest.raises(InputError, match=rf"option {option} of {name} is {value!r}; it must be of type "):
+            open_dataset(name, tmp_path, **{option: value})
 
 
 @pytest.mark.parametrize("name", ["camvid", "bsds500", "rgbd"])
@@ -200,3 +205,11 @@ def test_broken_drawings_are_named(tmp_path):
         open_dataset("bsds500", root, "test")
     with pytest.raises(InputError, match=r"100007\.mat: no such file"):
         open_photos("bsds500", root, "test", 24)
+
+
+def test_the_guide_names_every_data_set_and_option():
+    guide = (Path(__file__).parents[2] / "docs" / "data_sets.md").read_text()
+    for name, kind in DATASETS.items():
+        assert f"`{name}`" in guide
+        for option in option_types(kind):
+            assert option == "complete" or f"`{option}=" in guide, (name, option)
