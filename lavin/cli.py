@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lavin import __version__
+from lavin.cli_check import check
 from lavin.cli_context import context
 from lavin.cli_convert import convert
 from lavin.cli_data import data, examples
@@ -80,6 +81,7 @@ app.command()(infer)
 app.command()(examples)
 app.command()(convert)
 app.add_typer(context)
+data.command()(check)
 app.add_typer(data)
 
 

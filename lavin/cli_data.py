@@ -15,7 +15,7 @@ SCENES = 96
 CELL = 128
 """Side in pixels of a picture of the preview."""
 
-data = typer.Typer(name="data", help="Look at what models are trained on.", no_args_is_help=True)
+data = typer.Typer(name="data", help="Look at what models are trained and scored on.", no_args_is_help=True)
 
 
 class LazyPool(Sequence):

@@ -33,7 +33,7 @@ class Instance:
     """Index into ``Vocabulary.classes``."""
     class_name: str
     mask: Tensor
-    """Visible pixels, bool (frames, height, width)."""
+    """Visible pixels, bool (frames, height, width); in data sets that have boxes alone, the filled box."""
     box: Tensor
     """(frames, 4) float: x0, y0, x1, y1 in pixels, x1 and y1 exclusive; NaN in frames where nothing is visible."""
     track_id: int = 0
@@ -83,10 +83,12 @@ class Sample:
     """float32 (2, frames, height, width): u right, v down in pixels to the next frame; NaN = invalid."""
     boundaries: Tensor | None = None
     """float32 (frames, height, width) in [0, 1]."""
+    drawings: Tensor | None = None
+    """bool (people, frames, height, width): the boundaries that each of several people drew."""
     K: Tensor | None = None
     """(3, 3) pinhole intrinsics in pixels."""
     pose: Tensor | None = None
-    """(frames, 4, 4) camera-to-world."""
+    """(frames, 4, 4) camera-to-world; the camera's axes are those of ``normals``."""
 
     @property
     def size(self) -> tuple[int, int, int]:

@@ -24,7 +24,7 @@ from lavin.metrics.geometry import (
 from lavin.metrics.keypoints import PCK, MeanOKS
 from lavin.metrics.optical_flow import EndPointError, FlowOutliers
 from lavin.metrics.panoptic import PanopticQuality
-from lavin.metrics.perceptual import FID, LPIPS, Unavailable
+from lavin.metrics.perceptual import FID, KID, LPIPS, Unavailable
 from lavin.metrics.regions import (
     BoxIoU,
     FBIoU,
@@ -40,6 +40,7 @@ from lavin.metrics.video import VideoF, VideoJ, VideoJF, WarpError
 
 __all__ = [
     "FID",
+    "KID",
     "LPIPS",
     "MSE",
     "PCK",

@@ -1,19 +1,24 @@
-"""LPIPS and FID, torchmetrics' own, on backbones that are already on this machine: nothing is downloaded.
+"""LPIPS, FID and KID, torchmetrics' own, on backbones that are already on this machine: nothing is downloaded.
 
 Without its backbone a metric cannot be built: ``Unavailable`` says why, for a report to print in the number's place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics import Metric
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+from torchmetrics.image.kid import poly_mmd
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+from torchmetrics.utilities import dim_zero_cat
 
 from lavin.metrics.base import SampleMean
 from lavin.metrics.restoration import levels, picture_pair
@@ -54,6 +59,17 @@ def lpips_weights(backbone: str) -> Path:
     if backbone not in BACKBONES:
         raise ValueError(f"backbone is '{backbone}'; it must be one of {', '.join(BACKBONES)}")
     return weights_on_disk(getattr(torchvision.models, BACKBONES[backbone]).DEFAULT.url, f"LPIPS ({backbone})")
+
+
+def inception_weights(metric: str) -> Path:
+    """File of Inception-v3 as it was ported from TensorFlow, on which published distances are computed.
+
+    Raises:
+        Unavailable: torch-fidelity is not installed, or the file is not on this machine.
+    """
+    if find_spec("torch_fidelity") is None:
+        raise Unavailable(f"{metric} is unavailable: torch-fidelity is not installed; pip install torch-fidelity")
+    return weights_on_disk(INCEPTION, metric)
 
 
 class LPIPS(SampleMean):
@@ -105,14 +121,70 @@ class FID(FrechetInceptionDistance):
     def __init__(self, features: nn.Module | None = None, **kwargs: Any):
         if features is not None:
             super().__init__(feature=features, **kwargs)
-        elif find_spec("torch_fidelity") is None:
-            raise Unavailable("FID is unavailable: torch-fidelity is not installed; pip install torch-fidelity")
         else:
-            weights = weights_on_disk(INCEPTION, "FID")
-            super().__init__(feature=2048, feature_extractor_weights_path=str(weights), **kwargs)
+            weights = str(inception_weights("FID"))
+            super().__init__(feature=2048, feature_extractor_weights_path=weights, **kwargs)
         self.orig_dtype = torch.float32  # torchmetrics sets it in update only, which a process without samples lacks
 
     @torch.no_grad()
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         for clip, real in zip(picture_pair(prediction, truth), (False, True)):
             super().update(levels(clip).to(torch.uint8).transpose(0, 1), real)
+
+
+class KID(Metric):
+    """Kernel distance between the features of the predicted and of the true pictures (Binkowski et al. 2018).
+
+    The squared maximum mean discrepancy with the kernel (x · y / d + 1)³, unbiased, so that it may be below 0: the mean
+    over subsets that are drawn with a fixed seed. The features are put in order before, so that neither the order of
+    the pictures nor the number of processes changes it. All of them are kept, 8 KB a picture each.
+
+    Args:
+        features: as in ``FID``; its distances are no published KID.
+        subsets: how many.
+        subset_size: pictures of a subset; all of them where there are fewer.
+
+    ``update`` takes clips (3, frames, height, width) in [-1, 1], every frame a picture.
+
+    Raises:
+        Unavailable: as ``FID``.
+        ValueError: in ``update``: as ``picture_pair``; in ``compute``: fewer than two pictures.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+
+    def __init__(self, features: nn.Module | None = None, subsets: int = 100, subset_size: int = 500, **kwargs: Any):
+        super().__init__(**kwargs)
+        if features is None:
+            weights = str(inception_weights("KID"))
+            features = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
+            features.num_features = 2048
+        self.network, self.subsets, self.subset_size = features, subsets, subset_size
+        # Flat: torchmetrics stands an empty one-dimensional list in for a process without samples.
+        self.add_state("predicted", [], dist_reduce_fx="cat")
+        self.add_state("true", [], dist_reduce_fx="cat")
+
+    @torch.no_grad()
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        for clip, kept in zip(picture_pair(prediction, truth), (self.predicted, self.true)):
+            pictures = levels(clip).to(torch.uint8).transpose(0, 1)
+            kept.append(self.network(pictures).to(self.device, torch.float32).flatten())
+
+    def compute(self) -> Tensor:
+        found, true = (self.in_order(kept) for kept in (self.predicted, self.true))
+        if len(found) < 2:
+            raise ValueError(f"KID needs two pictures at least, not {len(found)}")
+        size = min(self.subset_size, len(found))
+        drawn = np.random.default_rng(0)
+        distances = [
+            poly_mmd(*(features[drawn.permutation(len(features))[:size]] for features in (true, found)))
+            for _ in range(self.subsets if size < len(found) else 1)
+        ]
+        return torch.stack(distances).mean().float()
+
+    def in_order(self, kept: Iterable[Tensor]) -> Tensor:
+        """Features by rising value of the first, then the second and so on: float64 (pictures, features)."""
+        flat = dim_zero_cat(kept) if len(kept) else torch.empty(0)
+        rows = flat.view(-1, self.network.num_features).double().cpu().numpy()
+        return torch.from_numpy(rows[np.lexsort(rows.T[::-1])])

@@ -102,6 +102,7 @@ CASES = {
     "EndPointError": (metrics.EndPointError, flow),
     "FBIoU": (metrics.FBIoU, classes),
     "FID": (lambda: metrics.FID(MeanColour()), lambda seed: clips(seed, frames=6)),
+    "KID": (lambda: metrics.KID(MeanColour(), subset_size=7), lambda seed: clips(seed, frames=6)),
     "FlowOutliers": (metrics.FlowOutliers, flow),
     "ForegroundIoU": (metrics.ForegroundIoU, classes),
     "ImageNetMSE": (metrics.ImageNetMSE, clips),

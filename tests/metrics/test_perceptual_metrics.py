@@ -1,4 +1,4 @@
-"""LPIPS and FID against their formulas, and what they say where their backbones are missing."""
+"""LPIPS, FID and KID against their formulas, and what they say where their backbones are missing."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torchmetrics
 import torchvision
 from scipy.linalg import sqrtm
 
-from lavin.metrics import FID, LPIPS, Unavailable
+from lavin.metrics import FID, KID, LPIPS, Unavailable
 
 
 def photo(seed: int, frames: int = 1) -> torch.Tensor:
@@ -32,11 +32,11 @@ def test_lpips_without_its_backbone_is_unavailable_and_says_which(no_backbones, 
         LPIPS("resnet")
 
 
-def test_fid_without_inception_is_unavailable_and_says_why(no_backbones):
-    with pytest.raises(
-        Unavailable, match=r"FID is unavailable: (torch-fidelity is not installed|its backbone .* is missing)"
-    ):
-        FID()
+@pytest.mark.parametrize("metric", [FID, KID])
+def test_distances_without_inception_are_unavailable_and_say_why(no_backbones, metric):
+    reason = rf"{metric.__name__} is unavailable: (torch-fidelity is not installed|its backbone .* is missing)"
+    with pytest.raises(Unavailable, match=reason):
+        metric()
 
 
 def slow_lpips(file: Path, a: torch.Tensor, b: torch.Tensor) -> float:
@@ -94,3 +94,43 @@ def test_fid_equals_its_formula():
     wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first + second - 2 * sqrtm(first @ second).real)
     assert metric.compute().item() == pytest.approx(wanted, rel=1e-6)
     assert not metric.higher_is_better
+
+
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Unbiased squared maximum mean discrepancy, a loop over pairs."""
+
+    def kernel(x, y):
+        return (float(x @ y) / len(x) + 1) ** 3
+
+    n = len(a)
+    within = sum(kernel(x[i], x[j]) for x in (a, b) for i in range(n) for j in range(n) if i != j)
+    across = sum(kernel(x, y) for x in a for y in b)
+    return within / (n * (n - 1)) - 2 * across / n**2
+
+
+def mean_levels(clip: torch.Tensor) -> np.ndarray:
+    return ((clip.double() + 1) * 127.5).round().mean((2, 3)).T.numpy()
+
+
+def test_kid_equals_its_formula_and_subsets_are_unbiased():
+    """With all pictures in the subset it is the formula; the mean over many small subsets is near."""
+    pairs = [(photo(seed, frames=3), photo(seed + 10, frames=3) * 0.7 + 0.1) for seed in range(4)]
+    whole, parts = KID(Moments()), KID(Moments(), subsets=3000, subset_size=5)
+    for pair in pairs:
+        whole.update(*pair)
+        parts.update(*pair)
+    found, true = (np.concatenate([mean_levels(pair[side]) for pair in pairs]) for side in (0, 1))
+    wanted = kernel_distance(found.astype(np.float32).astype(float), true.astype(np.float32).astype(float))
+    assert whole.compute().item() == pytest.approx(wanted, rel=1e-6)
+    assert parts.compute().item() == pytest.approx(wanted, rel=0.1) and parts.compute() != whole.compute()
+    assert not whole.higher_is_better
+
+
+def test_kid_of_equal_sets_is_not_above_0_and_one_picture_is_too_few():
+    metric = KID(Moments())
+    metric.update(photo(0), photo(1))
+    with pytest.raises(ValueError, match="KID needs two pictures at least, not 1"):
+        metric.compute()
+    same = KID(Moments())
+    same.update(photo(0, frames=5), photo(0, frames=5))
+    assert same.compute() <= 0
