@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from lavin.models.weights import load_component
 from lavin.pictures import Picture, read_context, read_queries, squash, to_output
 from lavin.speed import SPEEDS, Speed, find_speed
 from lavin.suggest import unknown
+from lavin.tasks.resizing import resize_label
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 TIME_GRIDS = ("linear_quadratic", "uniform")
@@ -43,11 +44,14 @@ class LavinOutput(BaseOutput):
             None for ``latent``.
         labels: what the task reads from each prediction, resized to the query's size; None without a task.
         latents: (queries * ensemble_size, channels, latent_frames, height, width), in the J-DiT's scale.
+        spread: how far the predictions of an ensemble differ, see ``ensemble_spread``: float32 (frames, height, width)
+            at each query's own size; None without an ensemble, and for ``latent``.
     """
 
     images: list[Any] | None
     labels: list[Any] | None
     latents: Tensor
+    spread: list[Tensor] | None = None
 
 
 class LavinPipeline(DiffusionPipeline):
@@ -156,7 +160,7 @@ class LavinPipeline(DiffusionPipeline):
                 prediction does not depend on the others.
             output_type: ``pil``, ``np``, ``pt`` or ``latent``.
             task: also read each prediction as this task's label, in its standard drawing style.
-            ensemble_size: predictions from so many noises are averaged.
+            ensemble_size: predictions from so many noises are averaged; the output then has their ``spread``.
             speed: ``exact``, ``default`` or ``fast``, see ``lavin.speed``.
 
         Raises:
@@ -186,13 +190,17 @@ class LavinPipeline(DiffusionPipeline):
         if output_type == "latent":
             return LavinOutput(images=None, labels=None, latents=latents)
 
-        clips = self.decode(latents, frames, ensemble_size)
         sizes = [picture.size for picture in queries]
+        clips, spread = [], []
+        for ensemble, size in zip(self.decode_members(latents, frames, ensemble_size), sizes, strict=True):
+            clips.append(ensemble.mean(0))
+            if ensemble_size > 1:
+                spread.append(resize_label(ensemble_spread(ensemble), size))
         images = [to_output(clip, size, output_type) for clip, size in zip(clips, sizes, strict=True)]
         labels = task and [
             task.resize(task.read(clip, definition), size) for clip, size in zip(clips, sizes, strict=True)
         ]
-        return LavinOutput(images=images, labels=labels, latents=latents)
+        return LavinOutput(images=images, labels=labels, latents=latents, spread=spread or None)
 
     def check_inputs(
         self, num_inference_steps: int, guidance_scale: float, output_type: str, task: str | None, ensemble_size: int
@@ -260,14 +268,16 @@ class LavinPipeline(DiffusionPipeline):
 
     def decode(self, latents: Tensor, frames: int, ensemble_size: int) -> list[Tensor]:
         """One clip a query on the CPU, the mean of its ensemble: (3, frames, sample_size, sample_size) in [-1, 1]."""
-        clips = []
+        return [ensemble.mean(0) for ensemble in self.decode_members(latents, frames, ensemble_size)]
+
+    def decode_members(self, latents: Tensor, frames: int, ensemble_size: int) -> Iterator[Tensor]:
+        """Every query's ensemble on the CPU, (ensemble_size, 3, frames, sample_size, sample_size) in [-1, 1]."""
         for ensemble in latents.split(ensemble_size):
             predictions = [self.stvae.from_latent(latent[None])[0, :, :frames].float() for latent in ensemble]
-            clip = torch.stack(predictions).clamp(-1, 1).mean(0)
-            if not clip.isfinite().all():
+            clips = torch.stack(predictions).clamp(-1, 1)
+            if not clips.isfinite().all():
                 raise LavinError(f"the prediction has NaN or infinite values; run in float32, not {self.stvae.dtype}")
-            clips.append(clip.cpu())
-        return clips
+            yield clips.cpu()
 
     def solve(
         self,
@@ -347,6 +357,17 @@ class LavinPipeline(DiffusionPipeline):
             return found.float()
 
         return velocity
+
+
+def ensemble_spread(members: Tensor) -> Tensor:
+    """Standard deviation of every pixel over an ensemble, (frames, height, width), on the scale [0, 1] of pictures.
+
+    The variance is the unbiased one, its mean taken over the channels.
+
+    Args:
+        members: (ensemble, 3, frames, height, width) in [-1, 1], two or more.
+    """
+    return (members / 2).var(0).mean(0).sqrt()
 
 
 def check_generators(generator: Generator | Sequence[Generator] | None, queries: int) -> list[Generator | None]:
