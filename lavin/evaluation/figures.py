@@ -90,7 +90,8 @@ def draw_context_length(curves: Sequence[Curve], title: str) -> dict[str, bytes]
         for panel in panels.flat[len(curves) :]:
             panel.set_axis_off()
         figure.suptitle(title, fontsize=9)
-        figure.supxlabel("pairs in the context", fontsize=8)
+        for panel in panels[-1]:
+            panel.set_xlabel("pairs in the context")
         handles = dict(zip(*reversed(panels[0, 0].get_legend_handles_labels())))
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=len(handles), frameon=False)
         return save(figure)
@@ -123,6 +124,28 @@ def draw_panel(panel: Any, curve: Curve) -> None:
     panel.set_title(curve.task)
     panel.grid(axis="y", lw=0.4, alpha=0.4)
     panel.tick_params(width=0.6, length=2)
+    show_training_range(panel, curve, place)
+
+
+def show_training_range(panel: Any, curve: Curve, place: dict[int, int]) -> None:
+    """Scale the axis to the lengths of training, and write at its edge the values of marks that lie outside: a context
+    that misleads, or is too long, can be a hundred times worse and would make all else a flat line."""
+    inside = [point.value for point in curve.points if point.pairs and not point.beyond_training]
+    low, high = min(value.low for value in inside), max(value.high for value in inside)
+    low, high = low - 0.6 * (high - low), high + 0.6 * (high - low)
+    if not (math.isfinite(high) and low < high):
+        return
+    panel.set_ylim(low, high)
+    for point in (*curve.points, *curve.controls):
+        value = point.value.mean
+        if not low <= value <= high:  # also NaN, which has no place
+            above = value > high
+            colour = CONTROLS[point.name][0] if point in curve.controls else BLUE
+            text = f"{value:.2g}{'↑' if above else '↓'}"
+            if point in curve.controls:  # a line further in, so that neighbours do not overlap
+                text = f"\n{text}" if above else f"{text}\n"
+            where = {"ha": "center", "va": "top" if above else "bottom", "fontsize": 6, "color": colour}
+            panel.text(place[point.pairs], high if above else low, text, **where)
 
 
 def draw_uncertainty(found: Sequence[tuple[Uncertainty, Sequence[Tensor]]]) -> dict[str, bytes]:
