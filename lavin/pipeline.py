@@ -24,6 +24,7 @@ from lavin.models.weights import load_component
 from lavin.pictures import Picture, read_context, read_queries, squash, to_output
 from lavin.speed import EXACT, Speed, find_speed
 from lavin.suggest import unknown
+from lavin.tasks.resizing import resize_label
 from lavin.velocity import guided_velocity
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
@@ -44,11 +45,14 @@ class LavinOutput(BaseOutput):
             None for ``latent``.
         labels: what the task reads from each prediction, resized to the query's size; None without a task.
         latents: (queries * ensemble_size, channels, latent_frames, height, width), in the J-DiT's scale.
+        spread: how far the predictions of an ensemble differ, see ``ensemble_spread``: float32 (frames, height, width)
+            at each query's own size; None without an ensemble, and for ``latent``.
     """
 
     images: list[Any] | None
     labels: list[Any] | None
     latents: Tensor
+    spread: list[Tensor] | None = None
 
 
 class LavinPipeline(DiffusionPipeline):
@@ -165,7 +169,7 @@ class LavinPipeline(DiffusionPipeline):
                 prediction does not depend on the others.
             output_type: ``pil``, ``np``, ``pt`` or ``latent``.
             task: also read each prediction as this task's label, in its standard drawing style.
-            ensemble_size: predictions from so many noises are averaged.
+            ensemble_size: predictions from so many noises are averaged; the output then has their ``spread``.
             speed: ``exact``, ``default`` or ``fast``, see ``lavin.speed``.
 
         Raises:
@@ -197,13 +201,17 @@ class LavinPipeline(DiffusionPipeline):
         if output_type == "latent":
             return LavinOutput(images=None, labels=None, latents=latents)
 
-        clips = self.decode(latents, frames, ensemble_size)
         sizes = [picture.size for picture in queries]
+        clips, spread = [], []
+        for ensemble, size in zip(self.decode_members(latents, frames, ensemble_size), sizes, strict=True):
+            clips.append(ensemble.mean(0))
+            if ensemble_size > 1:
+                spread.append(resize_label(ensemble_spread(ensemble), size))
         images = [to_output(clip, size, output_type) for clip, size in zip(clips, sizes, strict=True)]
         labels = task and [
             task.resize(task.read(clip, definition), size) for clip, size in zip(clips, sizes, strict=True)
         ]
-        return LavinOutput(images=images, labels=labels, latents=latents)
+        return LavinOutput(images=images, labels=labels, latents=latents, spread=spread or None)
 
     def check_inputs(
         self,
@@ -282,11 +290,15 @@ class LavinPipeline(DiffusionPipeline):
 
     def decode(self, latents: Tensor, frames: int, ensemble_size: int) -> list[Tensor]:
         """One clip a query on the CPU, the mean of its ensemble: (3, frames, sample_size, sample_size) in [-1, 1]."""
+        return [ensemble.mean(0) for ensemble in self.decode_members(latents, frames, ensemble_size)]
+
+    def decode_members(self, latents: Tensor, frames: int, ensemble_size: int) -> Sequence[Tensor]:
+        """Every query's ensemble on the CPU, (ensemble_size, 3, frames, sample_size, sample_size) in [-1, 1]."""
         parts = [self.stvae.from_latent(part)[:, :, :frames].float() for part in latents.split(self.together(frames))]
-        clips = torch.cat(parts).clamp(-1, 1).unflatten(0, (-1, ensemble_size)).mean(1)
+        clips = torch.cat(parts).clamp(-1, 1).cpu()
         if not clips.isfinite().all():
             raise LavinError(f"the prediction has NaN or infinite values; run in float32, not {self.stvae.dtype}")
-        return list(clips.cpu())
+        return clips.split(ensemble_size)
 
     def together(self, frames: int) -> int:
         """How many clips go through the ST-VAE at a time."""
@@ -322,6 +334,17 @@ class LavinPipeline(DiffusionPipeline):
                 return velocity(x, t)
 
             return flow.solve(step, noise, grid)
+
+
+def ensemble_spread(members: Tensor) -> Tensor:
+    """Standard deviation of every pixel over an ensemble, (frames, height, width), on the scale [0, 1] of pictures.
+
+    The variance is the unbiased one, its mean taken over the channels.
+
+    Args:
+        members: (ensemble, 3, frames, height, width) in [-1, 1], two or more.
+    """
+    return (members / 2).var(0).mean(0).sqrt()
 
 
 def check_generators(generator: Generator | Sequence[Generator] | None, queries: int) -> list[Generator | None]:

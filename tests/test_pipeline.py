@@ -143,6 +143,12 @@ def test_ensemble_is_the_mean_of_its_members(pipe):
     ensemble = pipe(CONTEXT, QUERY, num_inference_steps=4, generator=seeded(), output_type="pt", ensemble_size=3)
     torch.testing.assert_close(ensemble.images[0], torch.stack(members).mean(0), atol=1e-4, rtol=0)
     assert len(ensemble.latents) == 3
+    deviation = np.std([member.double().numpy() / 2 for member in members], axis=0, ddof=1)
+    expected = torch.from_numpy(np.sqrt((deviation**2).mean(0))).float()
+    torch.testing.assert_close(ensemble.spread[0], expected, atol=1e-4, rtol=0)
+    assert pipe(CONTEXT, QUERY, num_inference_steps=4).spread is None
+    larger = pipe(CONTEXT, QUERY.resize((70, 50)), num_inference_steps=4, ensemble_size=2)
+    assert larger.spread[0].shape == (1, 50, 70)
 
 
 def test_paths_pil_arrays_and_tensors_are_one_picture(pipe, tmp_path):
