@@ -13,7 +13,7 @@ from lavin.data.mixture import Pool, draw_context
 from lavin.data.scenes import Scenes
 from lavin.io import draw_grid, stack, write_clip
 from lavin.tasks import REGISTRY, codes
-from lavin.tasks.base import Definition, Task
+from lavin.tasks.base import Task
 from lavin.training.config import PretrainConfig, load_config
 from lavin.training.latents import LatentWriter, build_cache
 
@@ -169,9 +169,6 @@ class Rewind(Task):
     name = "rewind"
     description = "the clip backwards, last frame first"
     clips = True
-
-    def draw_definition(self, rng, vocabulary, evaluation=False, held_out=None):
-        return Definition()
 
     def label(self, sample, definition):
         return sample.rgb().flip(1)

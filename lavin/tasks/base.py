@@ -49,6 +49,19 @@ class HeldOut:
     """Drawing colours, 8-bit RGB."""
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What a definition is drawn from."""
+
+    rng: np.random.Generator
+    vocabulary: Vocabulary
+    """Names of the source: classes and colours are drawn from it, in evaluation too."""
+    evaluation: bool = False
+    """Take the standard style instead of drawing from the training range."""
+    held_out: HeldOut = HeldOut()
+    """What is never drawn."""
+
+
 class Task(ABC):
     """A visual task: how its label is drawn as an image and read back.
 
@@ -73,7 +86,6 @@ class Task(ABC):
     metric_name: ClassVar[str]
     """Name of the metric in reports, e.g. ``AbsRel``."""
 
-    @abstractmethod
     def draw_definition(
         self,
         rng: np.random.Generator,
@@ -81,13 +93,12 @@ class Task(ABC):
         evaluation: bool = False,
         held_out: HeldOut | None = None,
     ) -> Definition:
-        """Draw what one context shares.
+        """Draw what one context shares; the arguments are those of ``Draw``."""
+        return self.define(Draw(rng, vocabulary, evaluation, held_out or HeldOut()))
 
-        Args:
-            vocabulary: names of the source; classes and colours are drawn from it, in evaluation too.
-            evaluation: take the standard style instead of drawing from the training range.
-            held_out: names and drawing colours that are never drawn.
-        """
+    def define(self, draw: Draw) -> Definition:
+        """What one context shares: nothing, unless the task says what. Called by ``draw_definition``."""
+        return Definition()
 
     def missing(self, sample: Sample) -> list[str]:
         """What the sample lacks for this task, whatever the definition, in words for a person; mostly labels' names."""

@@ -21,10 +21,10 @@ from PIL import Image, ImageDraw, ImageFont, features
 from torch import Tensor
 
 from lavin import assets_dir
-from lavin.data.sample import Instance, Sample, Vocabulary
+from lavin.data.sample import Instance, Sample
 from lavin.errors import InputError
 from lavin.tasks import codes
-from lavin.tasks.base import Definition, HeldOut, Task, register
+from lavin.tasks.base import Definition, Draw, Task, register
 from lavin.tasks.regions import SHARE
 from lavin.tasks.selection import Selection
 
@@ -206,15 +206,9 @@ class ReferringCaptionTask(Task):
     metric_name = "mIoU"
     definition_type = CaptionDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> CaptionDefinition:
+    def define(self, draw: Draw) -> CaptionDefinition:
         """One strip for all; what varies is which expression of a picture is asked for."""
-        return CaptionDefinition() if evaluation else CaptionDefinition(choice=int(rng.integers(2**31)))
+        return CaptionDefinition() if draw.evaluation else CaptionDefinition(choice=int(draw.rng.integers(2**31)))
 
     def accepts(self, sample: Sample, definition: CaptionDefinition) -> bool:
         """Two objects of a class, one of them with an expression and 1 ... 60 % of the picture."""

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavin.data.sample import Sample, Vocabulary
+from lavin.data.sample import Sample
 from lavin.tasks import codes, degradations
-from lavin.tasks.base import Definition, HeldOut, Task, register
+from lavin.tasks.base import Definition, Draw, Task, register
 
 
 class RestorationTask(Task):
@@ -41,15 +41,6 @@ class ColorizationTask(RestorationTask):
 
     description = "colours for a grey photo"
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> Definition:
-        return Definition()
-
     def input(self, sample: Sample, definition: Definition, rng: np.random.Generator) -> Tensor:
         grey = sample.clip.to(torch.float32) @ torch.tensor([0.299, 0.587, 0.114])
         return codes.clip_from_levels(grey).expand(3, -1, -1, -1).contiguous()
@@ -72,16 +63,10 @@ class InpaintingTask(RestorationTask):
     description = "the photo without the square hole in it"
     definition_type = InpaintingDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> InpaintingDefinition:
-        if evaluation:
+    def define(self, draw: Draw) -> InpaintingDefinition:
+        if draw.evaluation:
             return InpaintingDefinition()
-        return InpaintingDefinition(rng.uniform(1 / 8, 1 / 2), str(rng.choice(["black", "grey", "noise"])))
+        return InpaintingDefinition(draw.rng.uniform(1 / 8, 1 / 2), str(draw.rng.choice(["black", "grey", "noise"])))
 
     def input(self, sample: Sample, definition: InpaintingDefinition, rng: np.random.Generator) -> Tensor:
         _, height, width = sample.size
@@ -112,14 +97,8 @@ class DenoisingTask(RestorationTask):
     description = "the photo without its Gaussian noise"
     definition_type = DenoisingDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> DenoisingDefinition:
-        return DenoisingDefinition() if evaluation else DenoisingDefinition(rng.uniform(10, 60))
+    def define(self, draw: Draw) -> DenoisingDefinition:
+        return DenoisingDefinition() if draw.evaluation else DenoisingDefinition(draw.rng.uniform(10, 60))
 
     def input(self, sample: Sample, definition: DenoisingDefinition, rng: np.random.Generator) -> Tensor:
         photo = sample.clip.permute(3, 0, 1, 2)
@@ -142,14 +121,8 @@ class FilterTask(RestorationTask):
     def damage(self, picture: np.ndarray, definition: Definition, rng: np.random.Generator) -> np.ndarray:
         """The filtered picture, uint8 (height, width, 3) in and out."""
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> Definition:
-        return self.draw_parameters(rng, evaluation)
+    def define(self, draw: Draw) -> Definition:
+        return self.draw_parameters(draw.rng, draw.evaluation)
 
     def input(self, sample: Sample, definition: Definition, rng: np.random.Generator) -> Tensor:
         if definition.mixed:
