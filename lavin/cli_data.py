@@ -94,7 +94,7 @@ def without_clips_if_they_cannot_be_written(tasks: list, asked_for: bool) -> lis
     """Without PyAV a clip task is an error where it was asked for by name; among all tasks it is left out, and said."""
     from importlib.util import find_spec
 
-    from lavin.io import VIDEO_EXTRA
+    from lavin.clips import VIDEO_EXTRA
 
     clips = [task.name for task in tasks if task.clips]
     if not clips or find_spec("av"):
@@ -109,8 +109,9 @@ def write_example(folder: Path, task, pool, pairs: int, seed: int, force: bool) 
     """One context of a pool's scenes, with its query and the true target of it."""
     import numpy as np
 
+    from lavin.clips import write_clip
     from lavin.data.mixture import draw_context
-    from lavin.io import write_clip, write_image
+    from lavin.io import write_image
 
     try:
         episode = draw_context(pool, task, pairs, np.random.default_rng(seed), evaluation=True)
@@ -162,9 +163,8 @@ def preview(
     contexts, titles = [], []
     for name, episode in training_contexts(settings, rows, settings.run.seed if seed is None else seed):
         shown = [*episode.pairs[: settings.train_pairs - 1], episode.query]
-        columns = [tuple(film_strip(pictures(clip)) for clip in example) for example in shown]
-        width, height = columns[-1][0].size
-        contexts.append(draw_grid(columns, len(columns) - 1, CELL * max(1, round(height / width))))
+        columns = [tuple(pictures(clip) for clip in example) for example in shown]
+        contexts.append(draw_grid(columns, len(columns) - 1, CELL))
         titles.append(name)
     typer.echo(write_image(out, stack(contexts, titles), force))
 
@@ -190,10 +190,3 @@ def training_contexts(config, rows: int, seed: int) -> Iterator[tuple]:
                 yield name, training_context(pool, config.tasks, task_id, number, config.cache.pairs, seed)
             except ValueError as error:
                 raise InputError(f"{error}; training on this configuration would stop here too") from error
-
-
-def film_strip(frames: list):
-    """A picture as it is; of a clip the first, middle and last frame, one below the other."""
-    from lavin.io import stack
-
-    return frames[0] if len(frames) == 1 else stack([frames[0], frames[len(frames) // 2], frames[-1]])

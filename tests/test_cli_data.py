@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from lavin import STVAE, cli
-from lavin.cli_data import LazyPool, film_strip, training_contexts
+from lavin.cli_data import LazyPool, training_contexts
+from lavin.clips import write_clip
 from lavin.data.mixture import Pool, draw_context
 from lavin.data.scenes import Scenes
-from lavin.io import draw_grid, stack, write_clip
+from lavin.io import draw_grid, film_strip, stack
 from lavin.tasks import REGISTRY, codes
 from lavin.tasks.base import Task
 from lavin.training.config import PretrainConfig, load_config
@@ -227,12 +228,12 @@ def test_without_pyav_clips_are_an_error_or_left_out_and_said(rewind, tmp_path, 
         monkeypatch.delitem(REGISTRY, name)
     assert cli.main(["examples", "e", "--task", "rewind"]) == 2
     assert error(capsys) == (
-        "error: --task rewind: clips are written with PyAV, which is not installed: pip install 'lavin[video]'"
+        "error: --task rewind: clips are read and written with PyAV, which is not installed: pip install 'lavin[video]'"
     )
     assert cli.main(["examples", "e", "--size", "32"]) == 0
     captured = capsys.readouterr()
-    assert captured.out == "e/depth\n" and "note: left out rewind: clips are written with PyAV" in captured.err
-    with pytest.raises(ValueError, match=r"x\.mp4: clips are written with PyAV"):
+    assert captured.out == "e/depth\n" and "note: left out rewind: clips are read and written with PyAV" in captured.err
+    with pytest.raises(ValueError, match=r"x\.mp4: clips are read and written with PyAV"):
         write_clip("x.mp4", [Image.new("RGB", (4, 4))], 12)
 
 
@@ -243,6 +244,7 @@ def test_frames_that_no_clip_has_are_refused(rewind, capsys):
 
 def test_of_a_clip_the_preview_shows_first_middle_and_last_frame():
     frames = [Image.new("RGB", (8, 6), (10 * number, 0, 0)) for number in range(5)]
-    strip = np.asarray(film_strip(frames))
-    assert strip.shape == (18, 8, 3) and strip[::6, 0, 0].tolist() == [0, 20, 40]
-    assert film_strip(frames[3:4]) is frames[3]
+    strip = np.asarray(film_strip(frames, 16))
+    assert strip.shape == (36, 16, 3) and strip[::12, 0, 0].tolist() == [0, 20, 40]
+    np.testing.assert_array_equal(film_strip(frames[3:4], 16), film_strip(frames[3], 16))
+    assert film_strip(None, 16) is None
