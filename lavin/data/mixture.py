@@ -113,15 +113,36 @@ def draw_context(
         chosen = definition or task.draw_definition(rng, pool.vocabulary, evaluation=evaluation, held_out=held_out)
         fitting = accepted(pool, task, chosen, rng)
         samples = list(islice(fitting, pairs + 1))
+        if not samples:
+            check_labels(pool, task)
         if len(samples) < pairs + 1:
             continue
-        query, *samples = samples if evaluation else task.vary(samples, rng)
+        query, *samples = samples if evaluation else task.vary(samples, chosen, rng)
         labels = [task.label(sample, chosen) for sample in samples]
         if pairs and not task.inferable(labels, task.label(query, chosen), chosen):
             continue
         examples = [task.example(sample, chosen, rng) for sample in [query, *samples]]
         return Episode(task, chosen, examples[1:], examples[0], samples, query)
     raise ValueError(f"task '{task.name}': no definition fits {pairs + 1} of the {len(pool)} samples")
+
+
+def has_whole_length(episode: Episode, frames: int) -> bool:
+    """Whether a context shows all frames that samples have, or as many as its task always shows: what is trained
+    together is equally long, and optical flow over strides shows less."""
+    return episode.task.own_length or episode.query.input.shape[1] == frames
+
+
+def check_labels(pool: Pool, task: Task) -> None:
+    """Refuse a pool of which no sample has what the task needs, whatever the definition.
+
+    Raises:
+        ValueError: naming the task and the labels.
+    """
+    lacks = [task.missing(pool[index]) for index in range(len(pool))]
+    if lacks and all(lacks):
+        raise ValueError(
+            f"task '{task.name}' needs {' and '.join(lacks[0])}, which none of the {len(pool)} samples has"
+        )
 
 
 def accepted(pool: Pool, task: Task, definition: Definition, rng: np.random.Generator) -> Iterator[Sample]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lavin.context import Example
-from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Source, draw_context
+from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Source, draw_context, has_whole_length
 from lavin.data.sample import Sample
 from lavin.errors import InputError, LavinError
 from lavin.pictures import to_uint8
@@ -191,8 +191,7 @@ class Drawer:
                 episode = draw_context(pool, name, self.stream.pairs - 1, rng, held_out=self.stream.held_out)
             except ValueError as error:
                 raise InputError(f"{type(share.source).__name__}: {error}") from error
-            # Optical flow with a stride shows fewer frames; contexts of one stream are equally long.
-            if episode.query.input.shape[1] == pool[0].size[0]:
+            if has_whole_length(episode, pool[0].size[0]):
                 return self.stream.tasks.index(name), episode
         raise InputError(f"task '{name}': no definition shows all {pool[0].size[0]} frames of the clips")
 

@@ -47,6 +47,8 @@ class HeldOut:
     """Colour names of objects."""
     palettes: tuple[tuple[int, int, int], ...] = ()
     """Drawing colours, 8-bit RGB."""
+    words: tuple[str, ...] = ()
+    """Words of captions, in any case."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Task(ABC):
     """Whether samples must show people with keypoints."""
     source_frames: ClassVar[int] = 13
     """Frames that a clip must have for the standard definition; of tasks of clips only."""
+    own_length: ClassVar[bool] = False
+    """Whether its inputs and targets have lengths of their own, whatever the sample's; of tasks of clips only."""
     metric_name: ClassVar[str]
     """Name of the metric in reports, e.g. ``AbsRel``."""
 
@@ -112,7 +116,7 @@ class Task(ABC):
         """Whether the pairs show everything that the query's target uses."""
         return True
 
-    def vary(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
+    def vary(self, samples: list[Sample], definition: Definition, rng: np.random.Generator) -> list[Sample]:
         """What a training context shows of the samples drawn for it, query first; as they are, for most tasks."""
         return samples
 

@@ -117,6 +117,7 @@ class FramePredictionTask(RestorationTask):
     description = "the next frames of a clip"
     clips = True
     source_frames = 21
+    own_length = True
     metric_name = "MSE"
     definition_type = FramesDefinition
 

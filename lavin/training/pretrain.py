@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,19 +103,22 @@ def sequence_loss(
     """Flow-matching loss of a batch of sequences, one number per target.
 
     Args:
-        condition: x1 y1 ... xn, (batch, channels, (2 n - 1) * frames, height, width).
+        condition: x1 y1 ... xn, (batch, channels, all frames, height, width).
         targets: y1 ... yn, (batch, channels, n * frames, height, width).
         causal: train all n targets in parallel; otherwise the last one, or with ``drop`` that without its pairs.
 
     Returns:
         (batch, pairs) for causal models, (batch,) for full ones.
     """
+    frames = targets.shape[2] // pairs
+    clips = context.clip_frames(condition.shape[2], frames, pairs)
+    model = partial(model, clip_frames=clips)
     if causal:
         t = flow.draw_timesteps((len(targets), pairs), generator, targets.device, config.timestep_mean)
         return flow.loss(model, condition, targets, t, generator, config.l1_weight)
-    frames = targets.shape[2] // pairs
     if drop:
-        condition = context.unconditional(condition[:, :, -frames:])
+        condition = context.unconditional(condition[:, :, -clips[-1] :])
+        model = partial(model, clip_frames=(1, clips[-1]))
     t = flow.draw_timesteps(len(targets), generator, targets.device, config.timestep_mean)
     return flow.loss(model, condition, targets[:, :, -frames:], t, generator, config.l1_weight)
 

@@ -107,8 +107,7 @@ class LatentRing(Ring, LatentCache):
     def put(self, batch: ContextBatch) -> None:
         inputs, targets = (self.encode(half) for half in (batch.inputs, batch.targets))
         if self.drawn == 0:
-            shape = (self.capacity, *inputs.shape[1:])
-            self.inputs, self.targets = (torch.empty(shape, dtype=torch.float16, device=inputs.device) for _ in "xy")
+            self.inputs, self.targets = (half.new_empty(self.capacity, *half.shape[1:]) for half in (inputs, targets))
             self.task_ids = torch.zeros(self.capacity, dtype=torch.long)
         places = self.places(len(inputs))
         self.task_ids[places] = batch.task_ids

@@ -125,6 +125,15 @@ def test_without_weights_all_tasks_are_drawn_that_the_scenes_can_show(tmp_path):
     assert "optical_flow" in clips and not clips & (people | {"frame_prediction"})
 
 
+def test_a_task_with_lengths_of_its_own_is_trained_alone_on_clips_long_enough(tmp_path):
+    config = without_weights(tmp_path, "{tasks: {weights: {frame_prediction: 1}}, scenes: {frames: 21}}")
+    assert config.tasks.probabilities() == {"frame_prediction": 1}
+    with pytest.raises(InputError, match=r"weights\.frame_prediction: set scenes\.frames to 21, as many as its clips"):
+        without_weights(tmp_path, "{tasks: {weights: {frame_prediction: 1}}, scenes: {frames: 13}}")
+    with pytest.raises(InputError, match=r"weights\.frame_prediction: its inputs and targets are not as long as those"):
+        without_weights(tmp_path, "{tasks: {weights: {frame_prediction: 1, video_depth: 1}}, scenes: {frames: 21}}")
+
+
 def test_tasks_can_be_held_out(tmp_path):
     config = without_weights(tmp_path, "tasks: {held_out_tasks: [foreground]}")
     assert "foreground" not in config.tasks.probabilities()
