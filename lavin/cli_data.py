@@ -58,6 +58,9 @@ def examples(
             min=5, max=121, help="Frames of clips, 1 + 4k; what the task needs if not given.", show_default=False
         ),
     ] = None,
+    prefix: Annotated[
+        bool, typer.Option("--prefix", help="Of clips, let the pairs be the query's own past instead of other clips.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pictures.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite examples that exist.")] = False,
 ) -> None:
@@ -74,15 +77,19 @@ def examples(
     from lavin.tasks import REGISTRY
 
     tasks = [find_task(name) for name in task] if task else [REGISTRY[name] for name in sorted(REGISTRY)]
+    if prefix:
+        tasks = with_prefix_mode(tasks, asked_for=bool(task))
     tasks = without_clips_if_they_cannot_be_written(tasks, asked_for=bool(task))
     for chosen in tasks:
         check_free(folder / chosen.name / f"query{suffix(chosen)}", force, "DIR")
     pools: dict[tuple, LazyPool] = {}
     for chosen in tasks:
-        kind = (chosen.people, chosen.clips and (frames or chosen.source_frames))
+        shown = frames or chosen.source_frames
+        length = 1 + -(-(shown * (pairs + 1) - 1) // 4) * 4 if prefix else shown  # 1 + 4k, of the whole clip
+        kind = (chosen.people, chosen.clips and length)
         if kind not in pools:
-            pools[kind] = LazyPool(scenes_for(chosen, "validation", size, frames, seed), SCENES)
-        write_example(folder / chosen.name, chosen, pools[kind], pairs, seed, force)
+            pools[kind] = LazyPool(scenes_for(chosen, "validation", size, length, seed), SCENES)
+        write_example(folder / chosen.name, chosen, pools[kind], pairs, seed, force, shown if prefix else None)
         typer.echo(folder / chosen.name)
 
 
@@ -105,7 +112,17 @@ def without_clips_if_they_cannot_be_written(tasks: list, asked_for: bool) -> lis
     return [task for task in tasks if not task.clips]
 
 
-def write_example(folder: Path, task, pool, pairs: int, seed: int, force: bool) -> None:
+def with_prefix_mode(tasks: list, asked_for: bool) -> list:
+    """The tasks whose pairs can be the query's own past; another one is an error where it was asked for by name."""
+    others = [task.name for task in tasks if not task.clips or task.own_length]
+    if others and asked_for:
+        raise InputError(f"--prefix: pairs of task '{others[0]}' cannot be parts of the query's clip; leave it out")
+    return [task for task in tasks if task.name not in others]
+
+
+def write_example(
+    folder: Path, task, pool, pairs: int, seed: int, force: bool, prefix_frames: int | None = None
+) -> None:
     """One context of a pool's scenes, with its query and the true target of it."""
     import numpy as np
 
@@ -114,9 +131,11 @@ def write_example(folder: Path, task, pool, pairs: int, seed: int, force: bool) 
     from lavin.io import write_image
 
     try:
-        episode = draw_context(pool, task, pairs, np.random.default_rng(seed), evaluation=True)
+        rng = np.random.default_rng(seed)
+        episode = draw_context(pool, task, pairs, rng, evaluation=True, prefix_frames=prefix_frames)
     except ValueError as error:
-        raise InputError(f"{error}; give fewer --pairs, a larger --size or another --seed") from error
+        frames = " more --frames," if task.clips else ""
+        raise InputError(f"{error}; give{frames} fewer --pairs, a larger --size or another --seed") from error
     clips = {"query": episode.context.query, "query_target": episode.target}
     for number, pair in enumerate(episode.context.pairs, 1):
         clips |= {f"scene{number:02}_input": pair.input, f"scene{number:02}_target": pair.target}

@@ -248,3 +248,18 @@ def test_of_a_clip_the_preview_shows_first_middle_and_last_frame():
     assert strip.shape == (36, 16, 3) and strip[::12, 0, 0].tolist() == [0, 20, 40]
     np.testing.assert_array_equal(film_strip(frames[3:4], 16), film_strip(frames[3], 16))
     assert film_strip(None, 16) is None
+
+
+def test_examples_in_prefix_mode_follow_each_other(tmp_path, monkeypatch, capsys):
+    """Pairs and query, put together, are one clip of a scene."""
+    pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    options = ["--task", "video_depth", "--prefix", "--frames", "5", "--pairs", "2", "--size", "32"]
+    assert cli.main(["examples", "e", *options]) == 0
+    names = ("scene01_input", "scene02_input", "query")
+    shown = np.concatenate([read_clip(f"e/video_depth/{name}.mp4")[0] for name in names])
+    scenes = Scenes("validation", size=32, frames=17)
+    assert any(np.array_equal(shown, scenes[number].clip[:15].numpy()) for number in range(96))
+    capsys.readouterr()
+    assert cli.main(["examples", "e", "--task", "depth", "--prefix"]) == 2
+    assert "--prefix: pairs of task 'depth' cannot be parts of the query's clip" in error(capsys)

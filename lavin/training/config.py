@@ -172,6 +172,9 @@ class TasksConfig:
     """8-bit RGB triples that no definition draws with."""
     held_out_words: list[str] = field(default_factory=list)
     """Words that no caption has (referring_caption), in any case."""
+    prefix_frames: int = 0
+    """0: pairs are other clips than the query. Else they are the parts of the query's clip before it, of so many
+    frames each, 1 + 4k; ``scenes.frames`` must hold ``cache.pairs`` of them."""
 
     def resolve(self, scenes: ScenesConfig, with_people: bool = False) -> None:
         """Fill in the weights if there are none, and check that the scenes can show every task that has one.
@@ -365,6 +368,12 @@ class PretrainConfig:
         check_stream(self)
         if self.export_dtype not in ("float32", "float16", "bfloat16"):
             raise InputError(f"export_dtype is '{self.export_dtype}'; it must be float32, float16 or bfloat16")
+        part, whole = self.tasks.prefix_frames, self.scenes.frames
+        if part and (part < 5 or part % 4 != 1 or part * self.cache.pairs > whole):
+            raise InputError(
+                f"tasks.prefix_frames is {part}; it must be 1 + 4k, at least 5, and fit {self.cache.pairs} times "
+                f"(cache.pairs) into scenes.frames={whole}"
+            )
         if self.train_pairs > self.cache.pairs:
             raise InputError(f"train_pairs is {self.train_pairs}; the cache holds contexts of {self.cache.pairs} pairs")
 

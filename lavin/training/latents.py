@@ -150,8 +150,9 @@ def training_context(pool: Pool, tasks: TasksConfig, task_id: int, number: int, 
     """
     rng, name = np.random.default_rng((seed, number)), list(tasks.probabilities())[task_id]
     for _ in range(DEFINITIONS_TRIED):
-        episode = draw_context(pool, name, pairs - 1, rng, held_out=tasks.held_out())
-        if has_whole_length(episode, pool[0].size[0]):
+        prefix_frames = tasks.prefix_frames or None
+        episode = draw_context(pool, name, pairs - 1, rng, held_out=tasks.held_out(), prefix_frames=prefix_frames)
+        if has_whole_length(episode, prefix_frames or pool[0].size[0]):
             return episode
     raise ValueError(f"task '{name}': no definition shows all {pool[0].size[0]} frames of the clips")
 

@@ -164,7 +164,12 @@ def train(config: PretrainConfig) -> Path:
         training = streamed(config, stvae, trainer)
     causal = jdit.config.attention == "causal"
     pool = Pool(config.scenes.source("validation"), range(config.scenes.validation_scenes))
-    episodes = [draw_context(pool, name, 4, np.random.default_rng(VALIDATION_SEED)) for name in validation.tasks]
+    part = config.tasks.prefix_frames or None
+    panel_pairs = config.cache.pairs - 1 if part else 4
+    episodes = [
+        draw_context(pool, name, panel_pairs, np.random.default_rng(VALIDATION_SEED), prefix_frames=part)
+        for name in validation.tasks
+    ]
     most_pairs = config.train_pairs - causal
     settings = {"sample_size": config.scenes.size, "max_pairs": most_pairs}
     pipeline = LavinPipeline(stvae, trainer.bare_model, **settings)

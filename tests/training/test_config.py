@@ -165,3 +165,11 @@ def test_stages_are_the_recipe_of_the_thesis():
         assert config.train_pairs == 9  # the query's among them: contexts of 1 to 8
         with torch.device("meta"):
             assert sum(weight.numel() for weight in JDiT(**config.model).parameters()) == 3_398_976_064
+
+
+def test_pairs_from_the_querys_past_must_fit_into_its_clip(tmp_path):
+    settings = "{{scenes: {{frames: {}}}, tasks: {{prefix_frames: {}}}, cache: {{pairs: 3}}, train_pairs: 3}}"
+    assert without_weights(tmp_path, settings.format(17, 5)).tasks.prefix_frames == 5
+    for frames, part in ((13, 5), (17, 4), (17, 1)):
+        with pytest.raises(InputError, match=rf"tasks\.prefix_frames is {part}; it must be 1 \+ 4k"):
+            without_weights(tmp_path, settings.format(frames, part))
