@@ -13,7 +13,7 @@ MEASURES = 10
 
 
 def worker_memory(stream: ContextStream, workers: int, contexts: int) -> Iterator[tuple[int, float]]:
-    """(contexts drawn, MiB that the workers hold together) while a stream is read; what they share counts once.
+    """(contexts drawn, MiB of the workers' own memory together) while a stream is read.
 
     Args:
         workers: processes that draw.
@@ -25,5 +25,5 @@ def worker_memory(stream: ContextStream, workers: int, contexts: int) -> Iterato
         while drawn < number * contexts / MEASURES:
             drawn += len(next(batches).task_ids)
         own = [process for process in me.children(recursive=True) if process.pid not in before]
-        # Proportional: pages that a fork shares with its parent are no memory of its own. Linux only.
-        yield drawn, sum(process.memory_full_info().pss for process in own) / 2**20
+        # Of its own: what a fork shares with its parent, or libraries with other programs, is not the worker's.
+        yield drawn, sum(process.memory_full_info().uss for process in own) / 2**20
