@@ -158,8 +158,9 @@ def check_kinds(queries: Sequence[Path], pool: Sequence | EncodedContext | None,
     """
     from lavin.clips import is_clip
 
+    needs_clips = pool is not None and not all(map(is_clip, queries)) and shows_clips(pool)
     for query in queries:
-        if not is_clip(query) and pool is not None and shows_clips(pool):
+        if needs_clips and not is_clip(query):
             raise InputError(f"query {query} is a picture, but the context's pairs are clips; give an mp4")
         if task is not None and task.clips and not is_clip(query):
             raise InputError(f"--task {task.name} reads clips, but query {query} is a picture; give an mp4")
