@@ -3,6 +3,8 @@
     python eval/scenes.py --size 128 --count 256                      # prints scenes per second
     python eval/scenes.py --size 128 --frames 9 --people --count 8 --out sheet.png
     python eval/scenes.py --size 128 --contexts --threads 1           # prints contexts per second of each task
+    python eval/scenes.py --size 128 --stream 100 --workers 2         # the same, as two processes feed a training
+    python eval/scenes.py --size 128 --memory 10000 --workers 2       # prints what the workers hold meanwhile
 
 Rates are per second of one processor's time, so that other programs on the machine disturb them little; wall time is
 printed beside. The sheet shows, for each scene (and every second frame of a clip): picture with keypoints, disparity,
@@ -25,6 +27,8 @@ from torch import Tensor
 from lavin.data.mixture import Pool, draw_context
 from lavin.data.sample import Sample
 from lavin.data.scenes import Scenes
+from lavin.data.stream import BATCHES_AHEAD, ContextStream, Share, read_stream
+from lavin.evaluation.memory import worker_memory
 from lavin.tasks import REGISTRY, Task
 
 PAIRS, BATCH = 4, 4
@@ -150,6 +154,46 @@ def benchmark_contexts(arguments: argparse.Namespace) -> None:
             print(f"{row}{1 / drawing:>10.1f}{fresh:>10.1f}   +{peak_mib() - before:.0f} MiB", flush=True)
 
 
+def benchmark_stream(arguments: argparse.Namespace) -> None:
+    """Print for each task how many contexts a second of wall time ``--workers`` processes make, each of scenes that are
+    rendered for it alone."""
+    tasks = [REGISTRY[name] for name in arguments.tasks or sorted(REGISTRY)]
+    print(f"contexts of {PAIRS} pairs and a query at {arguments.size} x {arguments.size}, {arguments.workers} workers")
+    print(f"{'task':24}{'frames':>8}{'scenes':>8}{'fresh':>10}", flush=True)
+    for task in tasks:
+        for people in (True,) if task.people else (False, True):
+            frames = (task.source_frames if task.own_length else arguments.clip_frames) if task.clips else 1
+            scenes = Scenes("train", arguments.size, frames, arguments.seed, people=people)
+            share = Share(scenes, 1.0, {task.name: 1.0}, per_context=PAIRS + 1, capacity=arguments.pool)
+            stream = ContextStream([share], [task.name], PAIRS + 1, seed=arguments.seed, batch=1)
+            batches = read_stream(stream, arguments.workers)
+            # The workers fill their pools first, and hold what they drew ahead of the first measured one.
+            for _ in range(2 * BATCHES_AHEAD * max(1, arguments.workers)):
+                next(batches)
+            start = time.perf_counter()
+            for _ in range(arguments.stream):
+                next(batches)
+            rate = arguments.stream / (time.perf_counter() - start)
+            print(f"{task.name:24}{frames:>8}{'people' if people else 'solids':>8}{rate:>10.1f}", flush=True)
+
+
+def benchmark_memory(arguments: argparse.Namespace) -> None:
+    """Print how much memory the workers of a stream hold as they go on drawing, over all tasks of its kind."""
+    clips = arguments.frames > 1
+    scenes = Scenes("train", arguments.size, arguments.frames, arguments.seed, people=arguments.people)
+    names = arguments.tasks or sorted(
+        name
+        for name, task in REGISTRY.items()
+        if task.clips == clips and not task.own_length and (arguments.people or not task.people)
+    )
+    share = Share(scenes, 1.0, dict.fromkeys(names, 1.0), capacity=arguments.pool)
+    stream = ContextStream([share], names, PAIRS + 1, seed=arguments.seed)
+    print(f"{len(names)} tasks, {PAIRS} pairs and a query at {arguments.size}, {arguments.workers} workers")
+    print(f"{'contexts':>10}{'MiB':>10}", flush=True)
+    for drawn, mib in worker_memory(stream, arguments.workers, arguments.memory):
+        print(f"{drawn:>10}{mib:>10.0f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", default="validation")
@@ -162,6 +206,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None, help="torch threads; its own choice by default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--contexts", action="store_true", help="time contexts of every task instead")
+    parser.add_argument("--stream", type=int, default=0, help="time so many contexts of every task, made by --workers")
+    parser.add_argument("--memory", type=int, default=0, help="watch the workers' memory over so many contexts instead")
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw, for --stream and --memory")
     parser.add_argument("--tasks", nargs="*", default=None, help="of these tasks only")
     parser.add_argument("--pool", type=int, default=48, help="scenes that contexts are drawn from")
     parser.add_argument("--draws", type=int, default=10, help="contexts drawn of each task")
@@ -172,6 +219,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.stream:
+        benchmark_stream(arguments)
+        return
+    if arguments.memory:
+        benchmark_memory(arguments)
+        return
     if arguments.contexts:
         benchmark_contexts(arguments)
         return

@@ -77,6 +77,13 @@ def read_index(folder: Path) -> dict[str, Any]:
     return read_json(folder / INDEX)
 
 
+def trained_on_clips(folder: Path) -> bool | None:
+    """Whether a model was trained on clips; None where its folder does not say."""
+    path = folder / TRAINING_RECORD
+    frames = read_json(path).get("config", {}).get("scenes", {}).get("frames") if path.exists() else None
+    return None if frames is None else frames > 1
+
+
 def check_component(folder: Path) -> None:
     """Refuse a component without configuration, without safetensors, or with damaged ones."""
     from safetensors import SafetensorError, safe_open

@@ -58,6 +58,9 @@ def examples(
             min=5, max=121, help="Frames of clips, 1 + 4k; what the task needs if not given.", show_default=False
         ),
     ] = None,
+    prefix: Annotated[
+        bool, typer.Option("--prefix", help="Of clips, let the pairs be the query's own past instead of other clips.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pictures.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite examples that exist.")] = False,
 ) -> None:
@@ -74,15 +77,19 @@ def examples(
     from lavin.tasks import REGISTRY
 
     tasks = [find_task(name) for name in task] if task else [REGISTRY[name] for name in sorted(REGISTRY)]
+    if prefix:
+        tasks = with_prefix_mode(tasks, asked_for=bool(task))
     tasks = without_clips_if_they_cannot_be_written(tasks, asked_for=bool(task))
     for chosen in tasks:
         check_free(folder / chosen.name / f"query{suffix(chosen)}", force, "DIR")
     pools: dict[tuple, LazyPool] = {}
     for chosen in tasks:
-        kind = (chosen.people, chosen.clips and (frames or chosen.source_frames))
+        shown = frames or chosen.source_frames
+        length = 1 + -(-(shown * (pairs + 1) - 1) // 4) * 4 if prefix else shown  # 1 + 4k, of the whole clip
+        kind = (chosen.people, chosen.clips and length)
         if kind not in pools:
-            pools[kind] = LazyPool(scenes_for(chosen, "validation", size, frames, seed), SCENES)
-        write_example(folder / chosen.name, chosen, pools[kind], pairs, seed, force)
+            pools[kind] = LazyPool(scenes_for(chosen, "validation", size, length, seed), SCENES)
+        write_example(folder / chosen.name, chosen, pools[kind], pairs, seed, force, shown if prefix else None)
         typer.echo(folder / chosen.name)
 
 
@@ -94,7 +101,7 @@ def without_clips_if_they_cannot_be_written(tasks: list, asked_for: bool) -> lis
     """Without PyAV a clip task is an error where it was asked for by name; among all tasks it is left out, and said."""
     from importlib.util import find_spec
 
-    from lavin.io import VIDEO_EXTRA
+    from lavin.clips import VIDEO_EXTRA
 
     clips = [task.name for task in tasks if task.clips]
     if not clips or find_spec("av"):
@@ -105,17 +112,30 @@ def without_clips_if_they_cannot_be_written(tasks: list, asked_for: bool) -> lis
     return [task for task in tasks if not task.clips]
 
 
-def write_example(folder: Path, task, pool, pairs: int, seed: int, force: bool) -> None:
+def with_prefix_mode(tasks: list, asked_for: bool) -> list:
+    """The tasks whose pairs can be the query's own past; another one is an error where it was asked for by name."""
+    others = [task.name for task in tasks if not task.clips or task.own_length]
+    if others and asked_for:
+        raise InputError(f"--prefix: pairs of task '{others[0]}' cannot be parts of the query's clip; leave it out")
+    return [task for task in tasks if task.name not in others]
+
+
+def write_example(
+    folder: Path, task, pool, pairs: int, seed: int, force: bool, prefix_frames: int | None = None
+) -> None:
     """One context of a pool's scenes, with its query and the true target of it."""
     import numpy as np
 
+    from lavin.clips import write_clip
     from lavin.data.mixture import draw_context
-    from lavin.io import write_clip, write_image
+    from lavin.io import write_image
 
     try:
-        episode = draw_context(pool, task, pairs, np.random.default_rng(seed), evaluation=True)
+        rng = np.random.default_rng(seed)
+        episode = draw_context(pool, task, pairs, rng, evaluation=True, prefix_frames=prefix_frames)
     except ValueError as error:
-        raise InputError(f"{error}; give fewer --pairs, a larger --size or another --seed") from error
+        frames = " more --frames," if task.clips else ""
+        raise InputError(f"{error}; give{frames} fewer --pairs, a larger --size or another --seed") from error
     clips = {"query": episode.context.query, "query_target": episode.target}
     for number, pair in enumerate(episode.context.pairs, 1):
         clips |= {f"scene{number:02}_input": pair.input, f"scene{number:02}_target": pair.target}
@@ -162,9 +182,8 @@ def preview(
     contexts, titles = [], []
     for name, episode in training_contexts(settings, rows, settings.run.seed if seed is None else seed):
         shown = [*episode.pairs[: settings.train_pairs - 1], episode.query]
-        columns = [tuple(film_strip(pictures(clip)) for clip in example) for example in shown]
-        width, height = columns[-1][0].size
-        contexts.append(draw_grid(columns, len(columns) - 1, CELL * max(1, round(height / width))))
+        columns = [tuple(pictures(clip) for clip in example) for example in shown]
+        contexts.append(draw_grid(columns, len(columns) - 1, CELL))
         titles.append(name)
     typer.echo(write_image(out, stack(contexts, titles), force))
 
@@ -190,10 +209,3 @@ def training_contexts(config, rows: int, seed: int) -> Iterator[tuple]:
                 yield name, training_context(pool, config.tasks, task_id, number, config.cache.pairs, seed)
             except ValueError as error:
                 raise InputError(f"{error}; training on this configuration would stop here too") from error
-
-
-def film_strip(frames: list):
-    """A picture as it is; of a clip the first, middle and last frame, one below the other."""
-    from lavin.io import stack
-
-    return frames[0] if len(frames) == 1 else stack([frames[0], frames[len(frames) // 2], frames[-1]])

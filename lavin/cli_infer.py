@@ -1,13 +1,10 @@
-"""`lavin infer`: a context and queries in, pictures out; queries stream through, so that memory does not grow."""
+"""`lavin infer`: a context and queries in, predictions out. What is checked before any work; see ``cli_queries``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,26 +15,20 @@ if TYPE_CHECKING:
     from lavin.encoded import EncodedContext
     from lavin.pipeline import LavinPipeline
     from lavin.select import Selector
+    from lavin.tasks import Task
 
 DTYPES = ("float32", "bfloat16")
 """float16 is left out: it overflows in the ST-VAE, and pictures come out black."""
-BATCH = 8
-"""Queries that run together."""
-GRID_QUERIES = 8
-"""Queries that fit into one grid picture."""
-ENCODED_CONTEXTS = 16
-"""Contexts kept encoded where every query may be shown other pairs."""
-LISTED = 5
-"""Failed queries that the last line names."""
 
 
 def infer(
     context: Annotated[Path, typer.Option(help="Folder of <name>_input.*, <name>_target.* pairs, or a .ctx file.")],
-    query: Annotated[list[Path], typer.Option(help="Picture to solve, or a folder of them; repeat for several.")],
+    query: Annotated[list[Path], typer.Option(help="Picture or mp4 clip, or a folder of them; repeat for several.")],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="PNG to write, prediction.png if not given; for several queries a folder.", show_default=False
+            help="File to write, prediction.png or .mp4 if not given; for several queries a folder.",
+            show_default=False,
         ),
     ] = None,
     task: Annotated[
@@ -65,6 +56,13 @@ def infer(
             show_default=False,
         ),
     ] = None,
+    composite: Annotated[
+        bool,
+        typer.Option(
+            "--composite",
+            help="With --task inpainting: keep the query's own pixels outside its black hole.",
+        ),
+    ] = False,
     grid: Annotated[Path | None, typer.Option(help="Also write context, queries and predictions as one PNG.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...; auto takes a CUDA GPU if there is one.")] = (
         "auto"
@@ -74,7 +72,9 @@ def infer(
     force: Annotated[bool, typer.Option("--force", help="Overwrite outputs that exist.")] = False,
 ) -> int:
     """Predict the target of every query from the pairs in CONTEXT."""
-    from lavin.bundled import find_model, find_released
+    from lavin.bundled import find_model, find_released, trained_on_clips
+    from lavin.cli_outputs import check_outputs, plan_outputs
+    from lavin.clips import is_clip
     from lavin.speed import find_speed
 
     # Everything that can be wrong with the call is found before torch is imported and weights are read.
@@ -83,10 +83,13 @@ def infer(
     if resume and force:
         raise InputError("--resume leaves existing outputs and --force overwrites them; give one of the two")
     find_speed(speed)
+    if composite and task != "inpainting":
+        raise InputError("--composite pastes back what inpainting was shown; give --task inpainting with it")
     released = find_released(model)
     model_folder = released or find_model(model)
     check_select(select, encoder)
-    pool = None if is_encoded(context, pairs, select) else open_pool(context, pairs, select)
+    encoded = is_encoded(context, pairs, select)
+    pool = None if encoded else open_pool(context, pairs, select)
     outputs = plan_outputs(query, out)
     if not resume:
         check_outputs(outputs, task, grid, force)
@@ -94,24 +97,32 @@ def infer(
     from lavin.labels import find_task
 
     task_name = find_task(task).name if task else None
+    check_kinds([source for source, _ in outputs], pool, find_task(task) if task else None)
     if resume:  # labels are written before predictions: where there is a prediction, there is all
         outputs = [(source, target) for source, target in outputs if not target.is_file()]
     check_outputs(outputs, task_name, grid, force or resume)  # an alias writes under the task's own name
     place = find_device(device)
 
+    from lavin.cli_queries import ChosenContexts, OneContext, paste_known, predict
     from lavin.encoded import EncodedContext
     from lavin.pipeline import LavinPipeline
 
+    if encoded:
+        pool = EncodedContext.load(context)
+        check_kinds([source for source, _ in outputs], pool)
+    if trained_on_clips(model_folder) is False and any(is_clip(source) for source, _ in outputs):
+        typer.echo(f"note: {model} was trained on pictures only: it takes clips, but knows nothing of motion", err=True)
     load = LavinPipeline.from_released if released else LavinPipeline.from_pretrained
     pipeline = load(model_folder, torch_dtype=find_dtype(dtype)).to(place)
     pipeline.check_inputs(steps, guidance, "pil", task_name, ensemble_size=1)
     options = {"num_inference_steps": steps, "guidance_scale": guidance, "speed": speed, "task": task_name}
-    if pool is None:
-        contexts = OneContext(pipeline.own(EncodedContext.load(context)))
+    finish = paste_known if composite else None
+    if encoded:
+        contexts = OneContext(pipeline.own(pool))
     else:
         pairs = pairs or default_pairs(pool, pipeline.config.max_pairs, model, select)
         contexts = ChosenContexts(pipeline, make_selector(pool, select, encoder, pipeline, seed), pairs)
-    return predict(pipeline, contexts, outputs, grid, seed, force or resume, options)
+    return predict(pipeline, contexts, outputs, grid, seed, force or resume, options, finish)
 
 
 def is_encoded(context: Path, pairs: int | None, select: str) -> bool:
@@ -138,6 +149,33 @@ def open_pool(context: Path, pairs: int | None, select: str) -> Sequence:
     return pool
 
 
+def check_kinds(queries: Sequence[Path], pool: Sequence | EncodedContext | None, task: Task | None = None) -> None:
+    """Refuse queries that are pictures where clips are needed, or the other way round.
+
+    Args:
+        pool: pairs, or encoded ones; None where they are not read yet.
+        task: as which predictions shall be read.
+    """
+    from lavin.clips import is_clip
+
+    needs_clips = pool is not None and not all(map(is_clip, queries)) and shows_clips(pool)
+    for query in queries:
+        if needs_clips and not is_clip(query):
+            raise InputError(f"query {query} is a picture, but the context's pairs are clips; give an mp4")
+        if task is not None and task.clips and not is_clip(query):
+            raise InputError(f"--task {task.name} reads clips, but query {query} is a picture; give an mp4")
+        if task is not None and task.people and is_clip(query):
+            raise InputError(f"--task {task.name} reads pictures, but query {query} is a clip; leave --task out")
+
+
+def shows_clips(pool: Sequence | EncodedContext) -> bool:
+    """Whether pairs are clips."""
+    from lavin.clips import Clip
+
+    frames = getattr(pool, "pair_frames", None)
+    return isinstance(pool[0][0], Clip) if frames is None else max(frames) > 1
+
+
 def default_pairs(pool: Sequence, max_pairs: int | None, model: str, select: str) -> int:
     """All pairs, or as many as the model was trained with."""
     if not max_pairs or len(pool) <= max_pairs:
@@ -155,7 +193,7 @@ def check_select(select: str, encoder: str | None) -> None:
     """Refuse an unknown strategy, and an encoder that would not be used."""
     from lavin.select import BY_FEATURES, check_strategy
 
-    check_strategy(select, "--select")
+    check_strategy(select, "--select: ")
     if encoder is not None and select not in BY_FEATURES:
         raise InputError(f"--encoder {encoder} is of no use to --select {select}; take {' or '.join(BY_FEATURES)}")
 
@@ -170,222 +208,6 @@ def make_selector(pool: Sequence, select: str, encoder: str | None, pipeline: La
     elif select in BY_FEATURES:
         features = LatentFeatures(pipeline.stvae, pipeline.config.sample_size)
     return Selector(pool, select, features, seed)
-
-
-# --- Outputs ----------------------------------------------------------------------------------------------------------
-
-
-def plan_outputs(queries: Sequence[Path], out: Path | None) -> list[tuple[Path, Path]]:
-    """(query file, prediction file) of every query; no two write one file, and a query on its own can be read."""
-    from lavin.io import image_files, read_image
-
-    files: list[Path] = []
-    for query in queries:
-        if not query.is_dir():
-            files.append(query)
-            continue
-        # <name>_target.* beside a query is its known answer.
-        found = [path for path in image_files(query) if not path.stem.endswith("_target")]
-        if not found:
-            raise InputError(f"query folder {query} has no pictures")
-        files += found
-    several = len(files) > 1 or queries[0].is_dir()
-    if several and out is not None and out.suffix.lower() == ".png" and not out.is_dir():
-        raise InputError(f"--out {out}: {len(files)} queries need a folder, not a file")
-    if several or (out is not None and out.is_dir()):
-        folder = out or Path("predictions")
-        outputs = [(path, folder / f"{path.stem}.png") for path in files]
-    else:
-        outputs = [(files[0], out or Path("prediction.png"))]
-    sources: dict[Path, Path] = {}
-    for source, target in outputs:
-        if target in sources:
-            raise InputError(f"queries {sources[target]} and {source} would both be written to {target}")
-        sources[target] = source
-    if len(files) == 1:
-        read_image(files[0])
-    return outputs
-
-
-def check_outputs(outputs: Sequence[tuple[Path, Path]], task: str | None, grid: Path | None, force: bool) -> None:
-    """Refuse outputs that exist or are no PNG, before any work."""
-    from lavin.io import LABEL_SUFFIXES, check_free, check_png
-
-    for _, target in outputs:
-        check_png(target)
-        check_free(target, force)
-        for suffix in LABEL_SUFFIXES if task else ():
-            check_free(f"{label_stem(target, task)}{suffix}", force)
-    if grid is not None:
-        check_png(grid)
-        check_free(grid, force, "--grid")
-        if grid in [target for _, target in outputs]:
-            raise InputError(f"--grid {grid} is the prediction's own file; give another name")
-
-
-def label_stem(prediction: Path, task: str) -> str:
-    return str(prediction.with_name(f"{prediction.stem}_{task}"))
-
-
-# --- Contexts ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class OneContext:
-    """A context file: every query is shown the same pairs."""
-
-    encoded: EncodedContext
-
-    def choose(self, picture: Any) -> tuple[int, ...]:
-        return tuple(range(len(self.encoded)))
-
-    def note(self, chosen: tuple[int, ...]) -> str | None:
-        return None
-
-    def encode(self, chosen: tuple[int, ...]) -> EncodedContext:
-        return self.encoded
-
-    def pictures(self, chosen: tuple[int, ...]) -> list[tuple]:
-        from PIL import Image
-
-        return [
-            tuple(Image.fromarray(half.permute(1, 2, 0).numpy()) for half in pair) for pair in self.encoded.thumbnails
-        ]
-
-
-class ChosenContexts:
-    """Pairs of a pool, chosen query by query; what was chosen lately stays encoded."""
-
-    def __init__(self, pipeline: LavinPipeline, selector: Selector, pairs: int):
-        self.selector, self.pairs = selector, pairs
-        self.encode = lru_cache(ENCODED_CONTEXTS)(lambda chosen: pipeline.encode_context(self.pictures(chosen)))
-
-    def choose(self, picture: Any) -> tuple[int, ...]:
-        return tuple(self.selector(picture, self.pairs))
-
-    def note(self, chosen: tuple[int, ...]) -> str | None:
-        if self.selector.strategy == "first":
-            return None
-        return "context " + ", ".join(self.selector.pool.names[number] for number in chosen)
-
-    def pictures(self, chosen: tuple[int, ...]) -> list[tuple]:
-        return [self.selector.pool[number] for number in chosen]
-
-
-# --- Queries ----------------------------------------------------------------------------------------------------------
-
-
-def predict(
-    pipeline: LavinPipeline,
-    contexts: OneContext | ChosenContexts,
-    outputs: Sequence[tuple[Path, Path]],
-    grid: Path | None,
-    seed: int,
-    force: bool,
-    options: dict[str, Any],
-) -> int:
-    """Run the queries batch by batch; files are read ahead and written behind, in threads of their own.
-
-    Returns:
-        Exit code: 2 if a query failed; the others are written all the same.
-    """
-    from lavin.io import write_image
-
-    failures: list[str] = []
-    shown: list[tuple] = []  # chosen pairs, query and prediction of those that the grid has room for
-    with ThreadPoolExecutor(1) as readers, ThreadPoolExecutor(1) as writers:
-        writing: list[Future] = []
-        for batch in read_ahead(readers, outputs, failures):
-            writing = finish(writing, failures)
-            chosen = [contexts.choose(picture) for _, _, picture in batch]
-            for (source, _, _), numbers in zip(batch, chosen, strict=True):
-                if note := contexts.note(numbers):
-                    typer.echo(f"note: {source}: {note}", err=True)
-            for numbers in dict.fromkeys(chosen):  # those that are shown the same pairs run together
-                members = [member for member, own in zip(batch, chosen, strict=True) if own == numbers]
-                images, labels = solve(pipeline, contexts.encode(numbers), members, seed, options)
-                for (_, target, picture), image, label in zip(members, images, labels, strict=True):
-                    writing.append(writers.submit(write, target, image, label, options["task"], force))
-                    if len(shown) < GRID_QUERIES:
-                        shown.append((numbers, picture, image))
-        finish(writing, failures)
-    if grid is not None and shown:
-        typer.echo(write_image(grid, draw_predictions(contexts, shown), force))
-    if failures:
-        rest = f" and {len(failures) - LISTED} more" if len(failures) > LISTED else ""
-        raise InputError(f"{len(failures)} of {len(outputs)} queries failed: {'; '.join(failures[:LISTED])}{rest}")
-    return 0
-
-
-def read_ahead(
-    readers: ThreadPoolExecutor, outputs: Sequence[tuple[Path, Path]], failures: list[str]
-) -> Iterator[list[tuple[Path, Path, Any]]]:
-    """Batches of (query file, prediction file, picture), the next one read while one is solved."""
-
-    def read(batch: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path, Any]]:
-        from lavin.io import read_image
-
-        found = []
-        for source, target in batch:
-            try:
-                found.append((source, target, read_image(source)))
-            except InputError as error:
-                failures.append(str(error))
-        return found
-
-    coming: Future | None = None
-    for start in range(0, len(outputs), BATCH):
-        ready, coming = coming, readers.submit(read, outputs[start : start + BATCH])
-        if ready is not None and ready.result():
-            yield ready.result()
-    if coming is not None and coming.result():
-        yield coming.result()
-
-
-def finish(writing: list[Future], failures: list[str]) -> list[Future]:
-    """Wait for files that are being written and print their names; a new, empty list."""
-    for future in writing:
-        try:
-            for path in future.result():
-                typer.echo(path)
-        except InputError as error:
-            failures.append(str(error))
-    return []
-
-
-def solve(
-    pipeline: LavinPipeline, context: EncodedContext, members: list[tuple], seed: int, options: dict[str, Any]
-) -> tuple[list, list]:
-    """Predictions and labels of queries that share a context."""
-    import torch
-
-    # One generator a query: a picture's prediction does not depend on which others are in the folder.
-    generators = [torch.Generator().manual_seed(seed) for _ in members]
-    result = pipeline(context, [picture for _, _, picture in members], generator=generators, **options)
-    return result.images, result.labels or [None] * len(members)
-
-
-def write(target: Path, image: Any, label: Any, task: str | None, force: bool) -> list[Path]:
-    """Write a prediction and its label; the label first, since a prediction that exists is taken as finished."""
-    from lavin.io import write_image, write_label
-    from lavin.labels import reads_picture
-
-    written = []
-    if task and not reads_picture(task):
-        written.append(write_label(label_stem(target, task), label, task, force))
-    return [write_image(target, image, force), *written]
-
-
-def draw_predictions(contexts: OneContext | ChosenContexts, shown: list[tuple]):
-    """Contexts, queries and predictions as one picture: a row for every context."""
-    from lavin.io import draw_grid, stack
-
-    rows = []
-    for numbers in dict.fromkeys(chosen for chosen, _, _ in shown):
-        context = contexts.pictures(numbers)
-        queries = [(query, prediction) for chosen, query, prediction in shown if chosen == numbers]
-        rows.append(draw_grid([*context, *queries], len(context)))
-    return stack(rows)
 
 
 # --- Devices ----------------------------------------------------------------------------------------------------------

@@ -37,6 +37,17 @@ class Context:
         return [clip for pair in self.pairs for clip in pair] + [self.query]
 
 
+def clip_frames(condition_frames: int, target_frames: int, pairs: int) -> list[int]:
+    """Latent frames of every clip of a condition x1 y1 ... xn whose targets are ``target_frames`` long each.
+
+    Inputs may be longer or shorter than targets, all of them equally.
+    """
+    input_frames, rest = divmod(condition_frames - (pairs - 1) * target_frames, pairs)
+    if rest or input_frames < 1:
+        raise ValueError(f"{condition_frames} frames are no {pairs} inputs and {pairs - 1} targets of {target_frames}")
+    return [input_frames, target_frames] * (pairs - 1) + [input_frames]
+
+
 def condition(pair_latents: Sequence[tuple[Tensor, Tensor]], query_latent: Tensor) -> Tensor:
     """The clean condition sequence of latent frames: input 1, target 1, ..., input N, target N, query.
 

@@ -33,11 +33,16 @@ _PILLOW_LIMIT = threading.Lock()
 
 def image_files(folder: Path) -> list[Path]:
     """Image files of a folder by suffix, sorted by name; hidden ones (``._cat.png``) and subfolders left out."""
+    return files_by_suffix(folder, SUFFIXES)
+
+
+def files_by_suffix(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files of a folder with one of these suffixes (lower case), sorted by name; see ``image_files``."""
     try:
         entries = list(folder.iterdir())
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
-    wanted = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()]
+    wanted = [p for p in entries if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()]
     return sorted(wanted, key=lambda path: path.name)
 
 
@@ -153,39 +158,6 @@ def write_image(path: str | Path, image: Image.Image, force: bool = False) -> Pa
     return write_bytes(path, buffer.getvalue(), force)
 
 
-VIDEO_EXTRA = "clips are written with PyAV, which is not installed: pip install 'lavin[video]'"
-
-
-def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float, force: bool = False) -> Path:
-    """Write a clip as mp4 without loss: H.264 in RGB, so that a label's colours come back as they were drawn.
-
-    Args:
-        path: name that ends in .mp4.
-        frames: RGB pictures of one size.
-        fps: frames per second.
-        force: overwrite.
-
-    Raises:
-        InputError: PyAV is missing, the name is no .mp4, or the file exists and ``force`` is off.
-    """
-    if Path(path).suffix.lower() != ".mp4":
-        raise InputError(f"output {path}: clips are written as MP4; give a name that ends in .mp4")
-    check_free(path, force)
-    try:
-        import av
-    except ImportError as error:
-        raise InputError(f"{path}: {VIDEO_EXTRA}") from error
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264rgb", rate=round(fps), options={"crf": "0"})
-        stream.width, stream.height = frames[0].size
-        stream.pix_fmt = "rgb24"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
-        container.mux(stream.encode())
-    return write_bytes(path, buffer.getvalue(), force)
-
-
 LABEL_SUFFIXES = (".png", ".npy", ".json")
 """What ``write_label`` may add to a name."""
 
@@ -233,18 +205,20 @@ def label_levels(label: np.ndarray) -> np.ndarray:
     return label.astype(np.uint8 if label.max() < 256 else np.uint16)
 
 
-def draw_grid(
-    columns: Sequence[tuple[Image.Image | None, Image.Image | None]], pairs: int, side: int = 256
-) -> Image.Image:
+Cell = Image.Image | Sequence[Image.Image] | None
+"""Of a grid: a picture, the frames of a clip, or nothing."""
+
+
+def draw_grid(columns: Sequence[tuple[Cell, Cell]], pairs: int, side: int = 256) -> Image.Image:
     """One picture of a context and its predictions: inputs above, targets below, a wider gap before the queries.
 
     Args:
-        columns: (input, target) pictures, first those of the context.
+        columns: (input, target), first those of the context; of a clip the first, middle and last frame are shown.
         pairs: how many columns are the context's.
         side: longest side of a picture in pixels.
     """
     gap, wide = side // 32, side // 8
-    cells = [[None if picture is None else fit(picture, side) for picture in column] for column in columns]
+    cells = [[film_strip(cell, side) for cell in column] for column in columns]
     heights = [max((column[row].height for column in cells if column[row]), default=0) for row in range(2)]
     width = sum(column_width(column) + gap for column in cells) + gap + wide
     canvas = Image.new("RGB", (width, sum(heights) + 3 * gap), "white")
@@ -256,6 +230,14 @@ def draw_grid(
                 canvas.paste(picture, (x, gap + row * (heights[0] + gap)))
         x += column_width(column) + gap
     return canvas
+
+
+def film_strip(cell: Cell, side: int) -> Image.Image | None:
+    """A picture with its longer side ``side``; of a clip the first, middle and last frame, one below the other."""
+    if cell is None or isinstance(cell, Image.Image):
+        return cell and fit(cell, side)
+    shown = cell if len(cell) == 1 else [cell[0], cell[len(cell) // 2], cell[-1]]
+    return stack([fit(frame, side) for frame in shown])
 
 
 def stack(pictures: Sequence[Image.Image], titles: Sequence[str] = ()) -> Image.Image:

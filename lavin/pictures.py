@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from lavin.clips import Clip, read_media
 from lavin.data.folders import load_pairs
 from lavin.errors import InputError
-from lavin.io import read_image, to_rgb
+from lavin.io import to_rgb
 
 
 class Picture(NamedTuple):
@@ -44,7 +45,18 @@ def read_context(context: str | Path | Sequence[tuple[Any, Any]]) -> list[tuple[
             sizes = " but target ".join(describe(half) for half in halves)
             raise InputError(f"context pair '{name}': input is {sizes}; both must have one size")
         pairs.append(tuple(halves))
+    check_lengths([tuple(len(half.frames) for half in pair) for pair in pairs], list(names))
     return pairs
+
+
+def check_lengths(lengths: Sequence[tuple[int, int]], names: Sequence[Any]) -> None:
+    """Refuse pairs of which one has more frames than another: how long a target is could not be told."""
+    for name, found in zip(names, lengths, strict=True):
+        if found != lengths[0]:
+            raise InputError(
+                f"context pair '{name}': input and target have {found[0]} and {found[1]} frames, those of pair "
+                f"'{names[0]}' {lengths[0][0]} and {lengths[0][1]}; all pairs must be equally long"
+            )
 
 
 def read_queries(query: Any) -> list[Picture]:
@@ -70,7 +82,9 @@ def describe(picture: Picture) -> str:
 def as_picture(item: Any, name: str) -> Picture:
     """Any accepted kind of picture; see ``LavinPipeline.__call__``."""
     if isinstance(item, (str, Path)):
-        item = read_image(item)
+        item = read_media(item)
+    if isinstance(item, Clip):
+        item = item.frames
     if isinstance(item, Image.Image):
         item = np.array(to_rgb(item, name))
     if isinstance(item, np.ndarray):

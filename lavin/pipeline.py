@@ -152,9 +152,9 @@ class LavinPipeline(DiffusionPipeline):
     ) -> LavinOutput:
         """Predict the target of every query.
 
-        Pictures are paths, PIL images, arrays (height, width, 3) or (frames, height, width, 3), uint8 or float in
-        [0, 1], or tensors (3, height, width) or (3, frames, height, width), float in [-1, 1]. They are squashed to
-        the model's square and the prediction is resized back to the query's size.
+        Pictures are paths (also of mp4 clips), PIL images, arrays (height, width, 3) or (frames, height, width, 3),
+        uint8 or float in [0, 1], or tensors (3, height, width) or (3, frames, height, width), float in [-1, 1]. They
+        are squashed to the model's square and the prediction is resized back to the query's size.
 
         Args:
             context: (input, target) pairs, or the folder of them; or what ``encode_context`` made of them, which

@@ -46,7 +46,7 @@ class PairFolder(Sequence):
         return len(self._files)
 
     def __getitem__(self, index: int):
-        """(input, target) pictures of a pair; raises InputError if they are broken or differ in size."""
+        """(input, target) pictures or clips of a pair; raises InputError if they are broken or differ in size."""
         name, files = self._files[index]
         return read_pair(name, *files)
 
@@ -106,9 +106,10 @@ class Selector:
         return found
 
 
-def check_strategy(name: str, option: str = "selection strategy") -> None:
+def check_strategy(name: str, where: str = "") -> None:
+    """Refuse an unknown strategy; ``where``, e.g. an option, begins the message."""
     if name not in STRATEGIES:
-        raise InputError(unknown(option, name, STRATEGIES))
+        raise InputError(where + unknown("selection strategy", name, STRATEGIES))
 
 
 # --- Strategies: features (pool, size) and query (size,) -> numbers of pairs ------------------------------------------

@@ -164,7 +164,7 @@ MISTAKES = {
     "context is a file": (["--context", "img.png"], "context img.png is a file"),
     "no pairs": (["--context", "."], "has no <name>_input.*, <name>_target.* pairs"),
     "missing query": (["--query", "gone.png"], "gone.png: no such file"),
-    "empty query folder": (["--query", "empty"], "query folder empty has no pictures"),
+    "empty query folder": (["--query", "empty"], "query folder empty has no pictures and no clips"),
     "not an image": (["--query", "notes.png"], "notes.png: not an image"),
     "truncated image": (["--query", "cut.png"], "cut.png: damaged or truncated image"),
     "one name for two": (["--query", "img.png", "--query", "pairs/../img.png"], "would both be written to"),
@@ -178,7 +178,10 @@ MISTAKES = {
     "unknown device": (["--device", "cudo"], "--device cudo cannot be used here"),
     "too many pairs": (["--pairs", "9"], "--pairs 9: context folder pairs has 3 pairs"),
     "zero pairs": (["--pairs", "0"], "at least 1 pair, not 0"),
-    "unknown strategy": (["--select", "similiar"], "unknown --select 'similiar'; did you mean 'similar'?"),
+    "unknown strategy": (
+        ["--select", "similiar"],
+        "--select: unknown selection strategy 'similiar'; did you mean",
+    ),
     "unused encoder": (["--select", "random", "--encoder", "x"], "--encoder x is of no use to --select random"),
     "too few in the pool": (["--select", "similar", "--pairs", "4"], "context folder pairs has 3 pairs; give 1 to 3"),
     "missing encoder": (["--select", "similar", "--encoder", "./gone"], "encoder './gone' cannot be loaded"),
@@ -258,3 +261,20 @@ def test_examples_are_contexts(infer, work, capsys):
     before = pixels("examples/depth/scene01_target.png")
     assert cli.main(["examples", "examples", "--task", "depth", "--size", "32", "--force"]) == 0
     np.testing.assert_array_equal(pixels("examples/depth/scene01_target.png"), before)
+
+
+def test_an_inpainting_can_keep_what_the_query_shows(infer, work, capsys):
+    """Outside the hole the query to the level, inside it the prediction."""
+    photo = np.random.default_rng(0).integers(60, 256, (24, 40, 3), np.uint8)
+    photo[4:16, 10:22] = 0
+    Image.fromarray(photo).save("hole.png")
+    assert infer("--query", "hole.png", "--task", "inpainting", "--out", "raw.png") == 0
+    assert infer("--query", "hole.png", "--task", "inpainting", "--out", "kept.png", "--composite") == 0
+    raw, kept = pixels("raw.png"), pixels("kept.png")
+    np.testing.assert_array_equal(kept[4:16, 10:22], raw[4:16, 10:22])
+    photo[4:16, 10:22] = raw[4:16, 10:22]
+    np.testing.assert_array_equal(kept, photo)
+    assert (raw[:4] != kept[:4]).any()
+    capsys.readouterr()
+    assert infer("--composite", "--out", "x.png") == 2
+    assert "--composite pastes back what inpainting was shown; give --task inpainting with it" in error(capsys)

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 from lavin import STVAE, cli
-from lavin.cli_data import LazyPool, film_strip, training_contexts
+from lavin.cli_data import LazyPool, training_contexts
+from lavin.clips import write_clip
 from lavin.data.mixture import Pool, draw_context
 from lavin.data.scenes import Scenes
-from lavin.io import draw_grid, stack, write_clip
+from lavin.io import draw_grid, film_strip, stack
 from lavin.tasks import REGISTRY, codes
-from lavin.tasks.base import Definition, Task
+from lavin.tasks.base import Task
 from lavin.training.config import PretrainConfig, load_config
 from lavin.training.latents import LatentWriter, build_cache
 
@@ -170,9 +171,6 @@ class Rewind(Task):
     description = "the clip backwards, last frame first"
     clips = True
 
-    def draw_definition(self, rng, vocabulary, evaluation=False, held_out=None):
-        return Definition()
-
     def label(self, sample, definition):
         return sample.rgb().flip(1)
 
@@ -230,12 +228,12 @@ def test_without_pyav_clips_are_an_error_or_left_out_and_said(rewind, tmp_path, 
         monkeypatch.delitem(REGISTRY, name)
     assert cli.main(["examples", "e", "--task", "rewind"]) == 2
     assert error(capsys) == (
-        "error: --task rewind: clips are written with PyAV, which is not installed: pip install 'lavin[video]'"
+        "error: --task rewind: clips are read and written with PyAV, which is not installed: pip install 'lavin[video]'"
     )
     assert cli.main(["examples", "e", "--size", "32"]) == 0
     captured = capsys.readouterr()
-    assert captured.out == "e/depth\n" and "note: left out rewind: clips are written with PyAV" in captured.err
-    with pytest.raises(ValueError, match=r"x\.mp4: clips are written with PyAV"):
+    assert captured.out == "e/depth\n" and "note: left out rewind: clips are read and written with PyAV" in captured.err
+    with pytest.raises(ValueError, match=r"x\.mp4: clips are read and written with PyAV"):
         write_clip("x.mp4", [Image.new("RGB", (4, 4))], 12)
 
 
@@ -246,6 +244,22 @@ def test_frames_that_no_clip_has_are_refused(rewind, capsys):
 
 def test_of_a_clip_the_preview_shows_first_middle_and_last_frame():
     frames = [Image.new("RGB", (8, 6), (10 * number, 0, 0)) for number in range(5)]
-    strip = np.asarray(film_strip(frames))
-    assert strip.shape == (18, 8, 3) and strip[::6, 0, 0].tolist() == [0, 20, 40]
-    assert film_strip(frames[3:4]) is frames[3]
+    strip = np.asarray(film_strip(frames, 16))
+    assert strip.shape == (36, 16, 3) and strip[::12, 0, 0].tolist() == [0, 20, 40]
+    np.testing.assert_array_equal(film_strip(frames[3:4], 16), film_strip(frames[3], 16))
+    assert film_strip(None, 16) is None
+
+
+def test_examples_in_prefix_mode_follow_each_other(tmp_path, monkeypatch, capsys):
+    """Pairs and query, put together, are one clip of a scene."""
+    pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    options = ["--task", "video_depth", "--prefix", "--frames", "5", "--pairs", "2", "--size", "32"]
+    assert cli.main(["examples", "e", *options]) == 0
+    names = ("scene01_input", "scene02_input", "query")
+    shown = np.concatenate([read_clip(f"e/video_depth/{name}.mp4")[0] for name in names])
+    scenes = Scenes("validation", size=32, frames=17)
+    assert any(np.array_equal(shown, scenes[number].clip[:15].numpy()) for number in range(96))
+    capsys.readouterr()
+    assert cli.main(["examples", "e", "--task", "depth", "--prefix"]) == 2
+    assert "--prefix: pairs of task 'depth' cannot be parts of the query's clip" in error(capsys)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lavin.context import Example
-from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Source, draw_context
+from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Source, draw_context, has_whole_length
 from lavin.data.sample import Sample
 from lavin.errors import InputError, LavinError
 from lavin.pictures import to_uint8
@@ -57,6 +57,8 @@ class Share:
     tasks: Mapping[str, float]
     per_context: float = 2.0
     capacity: int = 40_000
+    prefix_frames: int | None = None
+    """Pairs are parts, so many frames long, of the query's own clip; None: they are other clips."""
 
     def chances(self) -> tuple[list[str], np.ndarray]:
         names = [name for name, weight in self.tasks.items() if weight]
@@ -188,11 +190,17 @@ class Drawer:
         name = str(rng.choice(names, p=chances))
         for _ in range(DEFINITIONS_TRIED):
             try:
-                episode = draw_context(pool, name, self.stream.pairs - 1, rng, held_out=self.stream.held_out)
+                episode = draw_context(
+                    pool,
+                    name,
+                    self.stream.pairs - 1,
+                    rng,
+                    held_out=self.stream.held_out,
+                    prefix_frames=share.prefix_frames,
+                )
             except ValueError as error:
                 raise InputError(f"{type(share.source).__name__}: {error}") from error
-            # Optical flow with a stride shows fewer frames; contexts of one stream are equally long.
-            if episode.query.input.shape[1] == pool[0].size[0]:
+            if has_whole_length(episode, share.prefix_frames or pool[0].size[0]):
                 return self.stream.tasks.index(name), episode
         raise InputError(f"task '{name}': no definition shows all {pool[0].size[0]} frames of the clips")
 

@@ -135,7 +135,7 @@ def read_held_out(folder: Path) -> HeldOut | None:
         if strange:
             raise InputError(f"{path}: {name} has {strange[0]!r}, which no task on scenes draws")
         found.append(tuple(values))
-    return HeldOut(*found)
+    return HeldOut(*found, words=tuple(record.get("held_out_words", ())))
 
 
 # --- The suite --------------------------------------------------------------------------------------------------------

@@ -47,6 +47,21 @@ class HeldOut:
     """Colour names of objects."""
     palettes: tuple[tuple[int, int, int], ...] = ()
     """Drawing colours, 8-bit RGB."""
+    words: tuple[str, ...] = ()
+    """Words of captions, in any case."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a definition is drawn from."""
+
+    rng: np.random.Generator
+    vocabulary: Vocabulary
+    """Names of the source: classes and colours are drawn from it, in evaluation too."""
+    evaluation: bool = False
+    """Take the standard style instead of drawing from the training range."""
+    held_out: HeldOut = HeldOut()
+    """What is never drawn."""
 
 
 class Task(ABC):
@@ -70,10 +85,11 @@ class Task(ABC):
     """Whether samples must show people with keypoints."""
     source_frames: ClassVar[int] = 13
     """Frames that a clip must have for the standard definition; of tasks of clips only."""
+    own_length: ClassVar[bool] = False
+    """Whether its inputs and targets have lengths of their own, whatever the sample's; of tasks of clips only."""
     metric_name: ClassVar[str]
     """Name of the metric in reports, e.g. ``AbsRel``."""
 
-    @abstractmethod
     def draw_definition(
         self,
         rng: np.random.Generator,
@@ -81,13 +97,12 @@ class Task(ABC):
         evaluation: bool = False,
         held_out: HeldOut | None = None,
     ) -> Definition:
-        """Draw what one context shares.
+        """Draw what one context shares; the arguments are those of ``Draw``."""
+        return self.define(Draw(rng, vocabulary, evaluation, held_out or HeldOut()))
 
-        Args:
-            vocabulary: names of the source; classes and colours are drawn from it, in evaluation too.
-            evaluation: take the standard style instead of drawing from the training range.
-            held_out: names and drawing colours that are never drawn.
-        """
+    def define(self, draw: Draw) -> Definition:
+        """What one context shares: nothing, unless the task says what. Called by ``draw_definition``."""
+        return Definition()
 
     def missing(self, sample: Sample) -> list[str]:
         """What the sample lacks for this task, whatever the definition, in words for a person; mostly labels' names."""
@@ -101,7 +116,7 @@ class Task(ABC):
         """Whether the pairs show everything that the query's target uses."""
         return True
 
-    def vary(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
+    def vary(self, samples: list[Sample], definition: Definition, rng: np.random.Generator) -> list[Sample]:
         """What a training context shows of the samples drawn for it, query first; as they are, for most tasks."""
         return samples
 

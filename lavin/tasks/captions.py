@@ -7,6 +7,7 @@ some smaller scripts; a character that it lacks is an error and never a box.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -21,10 +22,10 @@ from PIL import Image, ImageDraw, ImageFont, features
 from torch import Tensor
 
 from lavin import assets_dir
-from lavin.data.sample import Instance, Sample, Vocabulary
+from lavin.data.sample import Instance, Sample
 from lavin.errors import InputError
 from lavin.tasks import codes
-from lavin.tasks.base import Definition, HeldOut, Task, register
+from lavin.tasks.base import Definition, Draw, Task, register
 from lavin.tasks.regions import SHARE
 from lavin.tasks.selection import Selection
 
@@ -153,6 +154,11 @@ def inner_width(width: int, capital_px: int) -> float:
     return width - capital_px / 2
 
 
+def inner_left(capital_px: int) -> int:
+    """Where lines begin, pixels from the strip's left edge."""
+    return max(1, capital_px // 4)
+
+
 def draw_strip(layout: TextLayout, width: int, height: int) -> np.ndarray:
     """The strip: black sans-serif on white, uint8 (height, width)."""
     strip = Image.new("L", (width, height), 255)
@@ -162,7 +168,7 @@ def draw_strip(layout: TextLayout, width: int, height: int) -> np.ndarray:
     top = (height - pitch * len(layout.lines)) / 2
     for number, line in enumerate(layout.lines):
         baseline = round(top + pitch * number + pitch * 1901 / (1901 + 483))
-        draw.text((max(1, layout.capital_px // 4), baseline), line, fill=0, font=font, anchor="ls")
+        draw.text((inner_left(layout.capital_px), baseline), line, fill=0, font=font, anchor="ls")
     return np.asarray(strip)
 
 
@@ -181,12 +187,21 @@ class CaptionDefinition(Definition):
     position: str = "bottom"
     choice: int = 0
     """Which of a picture's expressions is asked for: any number, and another one asks for another."""
+    without: tuple[str, ...] = ()
+    """Words, in lower case: expressions that have one of them are never asked for."""
+    only: tuple[str, ...] = ()
+    """Words, in lower case: if there are any, only expressions that have one of them are asked for."""
 
     def __post_init__(self):
         if self.strip < 2 or self.lines < 1:
             raise InputError(f"strip is 1/{self.strip} with {self.lines} lines; 1/2 or lower, and 1 line, is needed")
         if (self.font, self.position) != (FONT, "bottom"):
             raise InputError(f"captions are drawn in {FONT} at the bottom, not in {self.font} at the {self.position}")
+
+    def allows(self, expression: str) -> bool:
+        """Whether an expression may be asked for, by its words."""
+        words = set(re.findall(r"\w+", expression.lower()))
+        return words.isdisjoint(self.without) and (not self.only or not words.isdisjoint(self.only))
 
     def strip_height(self, height: int) -> int:
         """Pixels, of a frame that is ``height`` high."""
@@ -206,19 +221,18 @@ class ReferringCaptionTask(Task):
     metric_name = "mIoU"
     definition_type = CaptionDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> CaptionDefinition:
-        """One strip for all; what varies is which expression of a picture is asked for."""
-        return CaptionDefinition() if evaluation else CaptionDefinition(choice=int(rng.integers(2**31)))
+    def define(self, draw: Draw) -> CaptionDefinition:
+        """One strip for all; what varies is which expression of a picture is asked for. None has a held-out word."""
+        choice = 0 if draw.evaluation else int(draw.rng.integers(2**31))
+        return CaptionDefinition(choice=choice, without=tuple(word.lower() for word in draw.held_out.words))
 
     def accepts(self, sample: Sample, definition: CaptionDefinition) -> bool:
         """Two objects of a class, one of them with an expression and 1 ... 60 % of the picture."""
-        return super().accepts(sample, definition) and self.roomy(sample, definition) and bool(candidates(sample))
+        return (
+            super().accepts(sample, definition)
+            and self.roomy(sample, definition)
+            and bool(candidates(sample, definition))
+        )
 
     @staticmethod
     def roomy(sample: Sample, definition: CaptionDefinition) -> bool:
@@ -226,13 +240,13 @@ class ReferringCaptionTask(Task):
         height = sample.size[1]
         return definition.strip_height(height) >= line_height(least_capital(height))
 
-    def vary(self, samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
+    def vary(self, samples: list[Sample], definition: CaptionDefinition, rng: np.random.Generator) -> list[Sample]:
         """In 30 % of contexts one photo takes the place of another too, with an expression of another object: then
         nothing but the text tells the two apart."""
         if len(samples) < 2 or rng.random() >= CONTRAST:
             return samples
         for index in rng.permutation(len(samples)):
-            meant = list({id(thing): thing for thing, _ in candidates(samples[index])}.values())
+            meant = list({id(thing): thing for thing, _ in candidates(samples[index], definition)}.values())
             if len(meant) > 1:
                 one, other = rng.choice(len(meant), 2, replace=False)
                 place = (index + rng.integers(1, len(samples))) % len(samples)
@@ -247,7 +261,7 @@ class ReferringCaptionTask(Task):
         Raises:
             InputError: no object of the sample can be asked for, or its expression cannot be drawn.
         """
-        found = candidates(sample)
+        found = candidates(sample, definition)
         if not found:
             raise InputError(f"sample '{sample.id}' has no two objects of a class of which one has an expression")
         fitting = [one for one in found if not self.text(one[1], sample, definition).left_out]
@@ -302,7 +316,7 @@ class ReferringCaptionTask(Task):
         return MaskIoU()
 
 
-def candidates(sample: Sample) -> list[tuple[Instance, str]]:
+def candidates(sample: Sample, definition: CaptionDefinition) -> list[tuple[Instance, str]]:
     """(object, expression) of a sample's objects that are large enough and not the only one of their class."""
     things = Selection().single(sample)
     of_class = Counter(thing.class_name for thing in things)
@@ -311,7 +325,7 @@ def candidates(sample: Sample) -> list[tuple[Instance, str]]:
         for thing in things
         if of_class[thing.class_name] >= 2 and thing.expressions and SHARE[0] <= thing.mask.float().mean() <= SHARE[1]
     ]
-    return [(thing, text) for thing in wanted for text in thing.expressions]
+    return [(thing, text) for thing in wanted for text in thing.expressions if definition.allows(text)]
 
 
 def speaking_of(sample: Sample, meant: Instance) -> Sample:

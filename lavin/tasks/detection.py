@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavin.data.sample import Sample, Vocabulary
+from lavin.data.sample import Sample
 from lavin.tasks import codes
-from lavin.tasks.base import HeldOut, Task, register
+from lavin.tasks.base import Draw, HeldOut, Task, register
 from lavin.tasks.selection import Selection, boxes, draw_selection, rectangles
 
 RED: codes.Colour = (255, 0, 0)
@@ -42,15 +42,9 @@ class DetectionTask(Task):
     metric_name = "box IoU"
     definition_type = DetectionDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> DetectionDefinition:
-        selection = draw_selection(rng, vocabulary, held_out)
-        outline = not evaluation and not red_is_held_out(held_out) and rng.random() < 0.3
+    def define(self, draw: Draw) -> DetectionDefinition:
+        selection = draw_selection(draw)
+        outline = not draw.evaluation and not red_is_held_out(draw.held_out) and draw.rng.random() < 0.3
         return DetectionDefinition(**selection, style="outline" if outline else "filled")
 
     def accepts(self, sample: Sample, definition: DetectionDefinition) -> bool:
@@ -101,8 +95,8 @@ class DetectionTask(Task):
         return BoxIoU()
 
 
-def red_is_held_out(held_out: HeldOut | None) -> bool:
-    return held_out is not None and RED in {tuple(colour) for colour in held_out.palettes}
+def red_is_held_out(held_out: HeldOut) -> bool:
+    return RED in {tuple(colour) for colour in held_out.palettes}
 
 
 def outline(label: Tensor) -> Tensor:

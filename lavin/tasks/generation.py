@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from lavin.data.sample import Sample, Vocabulary
-from lavin.tasks.base import Definition, HeldOut, Task, register
+from lavin.data.sample import Sample
+from lavin.tasks.base import Definition, Draw, Task, register
 from lavin.tasks.geometry import DepthDefinition, DepthTask, NormalsDefinition, NormalsTask
 from lavin.tasks.restoration import RestorationTask
 
@@ -22,14 +22,8 @@ class GenerationTask(RestorationTask):
     annotation: ClassVar[Task]
     """The task that draws the input; definitions are its own."""
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> Definition:
-        return self.annotation.draw_definition(rng, vocabulary, evaluation=evaluation, held_out=held_out)
+    def define(self, draw: Draw) -> Definition:
+        return self.annotation.define(draw)
 
     def missing(self, sample: Sample) -> list[str]:
         return self.annotation.missing(sample)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavin.data.sample import Sample, Vocabulary
+from lavin.data.sample import Sample
 from lavin.tasks import codes
-from lavin.tasks.base import Definition, HeldOut, Task, register
+from lavin.tasks.base import Definition, Draw, Task, register
 from lavin.tasks.resizing import resize_label
 
 
@@ -35,16 +35,10 @@ class DepthTask(Task):
     metric_name = "AbsRel"
     definition_type = DepthDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> DepthDefinition:
-        if evaluation or rng.random() >= 0.3:
+    def define(self, draw: Draw) -> DepthDefinition:
+        if draw.evaluation or draw.rng.random() >= 0.3:
             return DepthDefinition()
-        return DepthDefinition(str(rng.choice([name for name in codes.COLOUR_MAPS if name != "grey"])))
+        return DepthDefinition(str(draw.rng.choice([name for name in codes.COLOUR_MAPS if name != "grey"])))
 
     def accepts(self, sample: Sample, definition: DepthDefinition) -> bool:
         return sample.depth is not None and bool(sample.depth.isfinite().any())
@@ -85,16 +79,10 @@ class NormalsTask(Task):
     metric_name = "mean angle"
     definition_type = NormalsDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> NormalsDefinition:
-        if evaluation or rng.random() >= 0.1:
+    def define(self, draw: Draw) -> NormalsDefinition:
+        if draw.evaluation or draw.rng.random() >= 0.1:
             return NormalsDefinition()
-        return NormalsDefinition(tuple(rng.permutation(3).tolist()), tuple(rng.choice([-1, 1], 3).tolist()))
+        return NormalsDefinition(tuple(draw.rng.permutation(3).tolist()), tuple(draw.rng.choice([-1, 1], 3).tolist()))
 
     def accepts(self, sample: Sample, definition: NormalsDefinition) -> bool:
         return sample.normals is not None and bool(sample.normals.any())
@@ -140,16 +128,10 @@ class EdgesTask(Task):
     metric_name = "F1 (1 px)"
     definition_type = EdgesDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> EdgesDefinition:
-        if evaluation:
+    def define(self, draw: Draw) -> EdgesDefinition:
+        if draw.evaluation:
             return EdgesDefinition()
-        return EdgesDefinition(THRESHOLDS[rng.integers(len(THRESHOLDS))], bool(rng.random() < 0.5))
+        return EdgesDefinition(THRESHOLDS[draw.rng.integers(len(THRESHOLDS))], bool(draw.rng.random() < 0.5))
 
     def label(self, sample: Sample, definition: EdgesDefinition) -> Tensor:
         """Bool (frames, height, width)."""

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavin.data.sample import Sample, Vocabulary
-from lavin.tasks.base import Definition, HeldOut, Task, register
+from lavin.data.sample import Sample
+from lavin.tasks.base import Definition, Draw, Task, register
 from lavin.tasks.lattice import SEGMENTS, VOID, decode_lattice, encode_lattice
 
 
@@ -43,23 +43,17 @@ class PanopticTask(Task):
     metric_name = "PQ"
     definition_type = PanopticDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> PanopticDefinition:
+    def define(self, draw: Draw) -> PanopticDefinition:
         """The source's order of classes; in training half of the definitions permute it. Held-out classes are void."""
-        names, banned = vocabulary.classes, held_out.classes if held_out else ()
+        names, banned = draw.vocabulary.classes, draw.held_out.classes
         numbers = np.arange(len(names))
-        if not evaluation and rng.random() < 0.5:
-            numbers = rng.permutation(len(names))
+        if not draw.evaluation and draw.rng.random() < 0.5:
+            numbers = draw.rng.permutation(len(names))
         ids = tuple(i for i, name in enumerate(names) if name not in banned)
         return PanopticDefinition(
             classes=tuple(names[i] for i in ids),
             class_ids=ids,
-            things=tuple(i < len(vocabulary.things) for i in ids),
+            things=tuple(i < len(draw.vocabulary.things) for i in ids),
             codes=tuple(int(numbers[i]) for i in ids),
             num_classes=len(names),
         )

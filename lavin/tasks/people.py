@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lavin.data.sample import Instance, Sample, Vocabulary
+from lavin.data.sample import Instance, Sample
 from lavin.tasks import codes
-from lavin.tasks.base import Definition, HeldOut, Task, register
+from lavin.tasks.base import Definition, Draw, Task, register
 from lavin.tasks.generation import GenerationTask
 from lavin.tasks.skeleton import People, decode_pose, encode_pose
 
@@ -40,14 +40,8 @@ class PoseTask(Task):
     metric_name = "OKS"
     definition_type = PoseDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> PoseDefinition:
-        return PoseDefinition("person" if not evaluation and rng.random() < 0.5 else "scene")
+    def define(self, draw: Draw) -> PoseDefinition:
+        return PoseDefinition("person" if not draw.evaluation and draw.rng.random() < 0.5 else "scene")
 
     def missing(self, sample: Sample) -> list[str]:
         if sample.instances is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lavin.data.sample import Instance, Sample, Vocabulary
 from lavin.tasks import codes
-from lavin.tasks.base import Definition, HeldOut, Task, register
+from lavin.tasks.base import Definition, Draw, HeldOut, Task, register
 from lavin.tasks.selection import Selection, draw_selection, union
 
 SHARE = (0.01, 0.60)
@@ -35,17 +35,11 @@ class ForegroundTask(Task):
     metric_name = "IoU"
     definition_type = ForegroundDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> ForegroundDefinition:
-        selection = draw_selection(rng, vocabulary, held_out)
-        if evaluation or rng.random() < 0.5:
+    def define(self, draw: Draw) -> ForegroundDefinition:
+        selection = draw_selection(draw)
+        if draw.evaluation or draw.rng.random() < 0.5:
             return ForegroundDefinition(**selection)
-        return ForegroundDefinition(**selection, **draw_two_colours(rng, held_out))
+        return ForegroundDefinition(**selection, **draw_two_colours(draw.rng, draw.held_out))
 
     def accepts(self, sample: Sample, definition: ForegroundDefinition) -> bool:
         if sample.instances is None or not definition.of(sample):
@@ -68,7 +62,7 @@ class ForegroundTask(Task):
         return MaskIoU()
 
 
-def draw_two_colours(rng: np.random.Generator, held_out: HeldOut | None) -> dict[str, codes.Colour]:
+def draw_two_colours(rng: np.random.Generator, held_out: HeldOut) -> dict[str, codes.Colour]:
     """Two colours of P63 that are at least 170 levels apart in some channel."""
     free = allowed_colours(held_out)
     while True:
@@ -77,9 +71,9 @@ def draw_two_colours(rng: np.random.Generator, held_out: HeldOut | None) -> dict
             return {"foreground_rgb": free[fore], "background_rgb": free[back]}
 
 
-def allowed_colours(held_out: HeldOut | None) -> list[codes.Colour]:
+def allowed_colours(held_out: HeldOut) -> list[codes.Colour]:
     """P63 without the drawing colours that are held out."""
-    banned = {tuple(colour) for colour in held_out.palettes} if held_out else set()
+    banned = {tuple(colour) for colour in held_out.palettes}
     return [colour for colour in codes.P63 if colour not in banned]
 
 
@@ -110,21 +104,15 @@ class SemanticTask(Task):
     definition_type = SemanticDefinition
     palette = "random"
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> SemanticDefinition:
+    def define(self, draw: Draw) -> SemanticDefinition:
         """RAND, in evaluation too; ``grid_definition`` makes the other palette."""
-        banned = held_out.classes if held_out else ()
-        ids = [i for i, name in enumerate(vocabulary.classes) if name not in banned]
+        banned = draw.held_out.classes
+        ids = [i for i, name in enumerate(draw.vocabulary.classes) if name not in banned]
         if len(ids) > MAX_RANDOM_CLASSES:
-            ids = sorted(rng.choice(ids, MAX_RANDOM_CLASSES, replace=False).tolist())
-        free = allowed_colours(held_out)
-        colours = tuple(free[i] for i in rng.choice(len(free), len(ids), replace=False))
-        return SemanticDefinition("random", tuple(vocabulary.classes[i] for i in ids), tuple(ids), colours)
+            ids = sorted(draw.rng.choice(ids, MAX_RANDOM_CLASSES, replace=False).tolist())
+        free = allowed_colours(draw.held_out)
+        colours = tuple(free[i] for i in draw.rng.choice(len(free), len(ids), replace=False))
+        return SemanticDefinition("random", tuple(draw.vocabulary.classes[i] for i in ids), tuple(ids), colours)
 
     @staticmethod
     def grid_definition(vocabulary: Vocabulary) -> SemanticDefinition:
@@ -174,18 +162,12 @@ class InstanceTask(Task):
     metric_name = "instance IoU"
     definition_type = InstanceDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> InstanceDefinition:
-        if evaluation:
+    def define(self, draw: Draw) -> InstanceDefinition:
+        if draw.evaluation:
             return InstanceDefinition()
-        classes = [name for name in vocabulary.things if not held_out or name not in held_out.classes]
-        class_name = str(rng.choice(classes)) if classes and rng.random() < 0.5 else None
-        offset = 0 if rng.random() < 0.5 else int(rng.integers(len(codes.P63)))
+        classes = [name for name in draw.vocabulary.things if name not in draw.held_out.classes]
+        class_name = str(draw.rng.choice(classes)) if classes and draw.rng.random() < 0.5 else None
+        offset = 0 if draw.rng.random() < 0.5 else int(draw.rng.integers(len(codes.P63)))
         return InstanceDefinition(class_name, offset=offset)
 
     def accepts(self, sample: Sample, definition: InstanceDefinition) -> bool:
@@ -241,16 +223,10 @@ class ReferringTask(Task):
     metric_name = "mIoU"
     definition_type = ReferringDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> ReferringDefinition:
-        selection = draw_selection(rng, vocabulary, held_out, everything=True)
-        relations = RELATIONS if evaluation else (*RELATIONS, SECOND_FROM_LEFT)
-        return ReferringDefinition(**selection, relation=str(rng.choice(relations)))
+    def define(self, draw: Draw) -> ReferringDefinition:
+        selection = draw_selection(draw, everything=True)
+        relations = RELATIONS if draw.evaluation else (*RELATIONS, SECOND_FROM_LEFT)
+        return ReferringDefinition(**selection, relation=str(draw.rng.choice(relations)))
 
     def accepts(self, sample: Sample, definition: ReferringDefinition) -> bool:
         """At least two objects to choose from, a clear winner, and a mask of 1 ... 60 % of the picture."""

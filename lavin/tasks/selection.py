@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lavin.data.sample import Instance, Sample, Vocabulary
-from lavin.tasks.base import Definition, HeldOut
+from lavin.data.sample import Instance, Sample
+from lavin.tasks.base import Definition, Draw
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,13 @@ class Selection(Definition):
         return [thing for thing in self.of(sample) if not thing.crowd and bool(thing.mask[0].any())]
 
 
-def draw_selection(
-    rng: np.random.Generator, vocabulary: Vocabulary, held_out: HeldOut | None, everything: bool = False
-) -> dict[str, str | None]:
+def draw_selection(draw: Draw, everything: bool = False) -> dict[str, str | None]:
     """A class, a colour or both, as fields of a Selection; neither too, where ``everything`` allows it.
 
     A held-out name is never drawn, but an object that has it may still be meant by its other name.
     """
-    held_out = held_out or HeldOut()
-    classes = [name for name in vocabulary.things if name not in held_out.classes]
-    colours = [name for name in vocabulary.colours if name not in held_out.colours]
+    classes = [name for name in draw.vocabulary.things if name not in draw.held_out.classes]
+    colours = [name for name in draw.vocabulary.colours if name not in draw.held_out.colours]
     kinds = [kind for kind, names in (("class", classes), ("colour", colours)) if names]
     if len(kinds) == 2:
         kinds.append("class and colour")
@@ -52,10 +48,10 @@ def draw_selection(
         kinds.append("everything")
     if not kinds:
         raise ValueError("the vocabulary has no class and no colour to draw that is not held out")
-    kind = rng.choice(kinds)
+    kind = draw.rng.choice(kinds)
     return {
-        "class_name": str(rng.choice(classes)) if "class" in kind else None,
-        "colour": str(rng.choice(colours)) if "colour" in kind else None,
+        "class_name": str(draw.rng.choice(classes)) if "class" in kind else None,
+        "colour": str(draw.rng.choice(colours)) if "colour" in kind else None,
     }
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lavin.data.sample import Instance, Sample, Vocabulary
-from lavin.tasks.base import Definition, HeldOut, Task, register
+from lavin.data.sample import Instance, Sample
+from lavin.tasks.base import Definition, Draw, Task, register
 from lavin.tasks.generation import DepthToImageTask, NormalsToImageTask
 from lavin.tasks.geometry import DepthTask, NormalsTask
 from lavin.tasks.regions import InstanceDefinition, InstanceTask
@@ -117,20 +117,15 @@ class FramePredictionTask(RestorationTask):
     description = "the next frames of a clip"
     clips = True
     source_frames = 21
+    own_length = True
     metric_name = "MSE"
     definition_type = FramesDefinition
 
     def __init__(self, seen: int = FramesDefinition.seen, new: int = FramesDefinition.new):
         self.seen, self.new = seen, new
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> FramesDefinition:
-        stride = STRIDES[0] if evaluation else STRIDES[rng.integers(len(STRIDES))]
+    def define(self, draw: Draw) -> FramesDefinition:
+        stride = STRIDES[0] if draw.evaluation else STRIDES[draw.rng.integers(len(STRIDES))]
         return FramesDefinition(stride, self.seen, self.new)
 
     def missing(self, sample: Sample) -> list[str]:
@@ -184,16 +179,10 @@ class OpticalFlowTask(ClipTask):
     metric_name = "EPE"
     definition_type = FlowDefinition
 
-    def draw_definition(
-        self,
-        rng: np.random.Generator,
-        vocabulary: Vocabulary,
-        evaluation: bool = False,
-        held_out: HeldOut | None = None,
-    ) -> FlowDefinition:
-        if evaluation:
+    def define(self, draw: Draw) -> FlowDefinition:
+        if draw.evaluation:
             return FlowDefinition()
-        return FlowDefinition(2 ** rng.uniform(-6, -2), STRIDES[rng.integers(len(STRIDES))])
+        return FlowDefinition(2 ** draw.rng.uniform(-6, -2), STRIDES[draw.rng.integers(len(STRIDES))])
 
     def accepts(self, sample: Sample, definition: FlowDefinition) -> bool:
         """Five frames at least remain; where flow must be chained, instances tell what hides what."""

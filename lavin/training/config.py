@@ -144,10 +144,10 @@ class ScenesConfig:
         Args:
             with_people: some scenes have people although ``people`` is False.
         """
-        if task.name == "frame_prediction":
-            return "its targets are longer than its inputs, which training in parallel does not take yet"
         if task.clips != (self.frames > 1):
             return f"set scenes.frames to {'1 + 4k, it is a task of clips' if task.clips else '1, it is of pictures'}"
+        if task.own_length and self.frames < task.source_frames:
+            return f"set scenes.frames to {task.source_frames}, as many as its clips need"
         if task.people and not (self.people or with_people):
             return "it needs people: set scenes.people to true, or stream.people_share"
         if task.name == "referring_caption" and self.size < 64:
@@ -160,7 +160,8 @@ class TasksConfig:
     """Which tasks are trained, and what their definitions never use."""
 
     weights: dict[str, float] = field(default_factory=dict)
-    """Task name -> how often it is drawn, relative to the others; empty for all that the scenes can show, equally."""
+    """Task name -> how often it is drawn, relative to the others; empty for all that the scenes can show, equally,
+    but for those with lengths of their own (frame_prediction), which are trained alone."""
     held_out_tasks: list[str] = field(default_factory=list)
     """Tasks that are not trained, so that an evaluation of them is one of the unseen."""
     held_out_classes: list[str] = field(default_factory=list)
@@ -169,6 +170,11 @@ class TasksConfig:
     """Colour names likewise."""
     held_out_palettes: list[Any] = field(default_factory=list)
     """8-bit RGB triples that no definition draws with."""
+    held_out_words: list[str] = field(default_factory=list)
+    """Words that no caption has (referring_caption), in any case."""
+    prefix_frames: int = 0
+    """0: pairs are other clips than the query. Else they are the parts of the query's clip before it, of so many
+    frames each, 1 + 4k; ``scenes.frames`` must hold ``cache.pairs`` of them."""
 
     def resolve(self, scenes: ScenesConfig, with_people: bool = False) -> None:
         """Fill in the weights if there are none, and check that the scenes can show every task that has one.
@@ -186,7 +192,7 @@ class TasksConfig:
             for name in names:
                 if name not in REGISTRY:
                     raise InputError(f"tasks.{key}: {unknown('task', name, REGISTRY)}")
-        shown = [name for name, task in REGISTRY.items() if scenes.why_not(task, with_people) is None]
+        shown = [name for name, task in REGISTRY.items() if not (task.own_length or scenes.why_not(task, with_people))]
         self.weights = self.weights or {name: 1.0 for name in sorted(shown) if name not in self.held_out_tasks}
         for name, weight in self.weights.items():
             if weight < 0:
@@ -195,6 +201,13 @@ class TasksConfig:
                 raise InputError(f"task '{name}' has a weight and is in tasks.held_out_tasks; take it out of one")
             if weight and (reason := scenes.why_not(REGISTRY[name], with_people)):
                 raise InputError(f"tasks.weights.{name}: {reason}")
+        drawn = [name for name, weight in self.weights.items() if weight]
+        for name in drawn:
+            if REGISTRY[name].own_length and len(drawn) > 1:
+                raise InputError(
+                    f"tasks.weights.{name}: its inputs and targets are not as long as those of other tasks, and what "
+                    "is trained together is equally long; train it in a run of its own"
+                )
         if not any(self.weights.values()):
             raise InputError("tasks.weights are all zero; give at least one task a weight")
 
@@ -213,7 +226,7 @@ class TasksConfig:
         from lavin.tasks import HeldOut
 
         palettes = tuple(tuple(int(level) for level in rgb) for rgb in self.held_out_palettes)
-        return HeldOut(tuple(self.held_out_classes), tuple(self.held_out_colours), palettes)
+        return HeldOut(tuple(self.held_out_classes), tuple(self.held_out_colours), palettes, tuple(self.held_out_words))
 
 
 @dataclass
@@ -355,6 +368,12 @@ class PretrainConfig:
         check_stream(self)
         if self.export_dtype not in ("float32", "float16", "bfloat16"):
             raise InputError(f"export_dtype is '{self.export_dtype}'; it must be float32, float16 or bfloat16")
+        part, whole = self.tasks.prefix_frames, self.scenes.frames
+        if part and (part < 5 or part % 4 != 1 or part * self.cache.pairs > whole):
+            raise InputError(
+                f"tasks.prefix_frames is {part}; it must be 1 + 4k, at least 5, and fit {self.cache.pairs} times "
+                f"(cache.pairs) into scenes.frames={whole}"
+            )
         if self.train_pairs > self.cache.pairs:
             raise InputError(f"train_pairs is {self.train_pairs}; the cache holds contexts of {self.cache.pairs} pairs")
 

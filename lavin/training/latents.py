@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lavin.bundled import bundled_models
-from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Pool, draw_context
+from lavin.data.mixture import DEFINITIONS_TRIED, Episode, Pool, draw_context, has_whole_length
 from lavin.errors import InputError
 from lavin.models.stvae import STVAE
 from lavin.models.weights import load_component
@@ -42,7 +42,7 @@ class LatentCache:
     """Latents of contexts in the J-DiT's scale, half precision.
 
     Args:
-        inputs, targets: (contexts, pairs, channels, latent_frames, height, width).
+        inputs, targets: (contexts, pairs, channels, latent_frames, height, width); targets may be longer or shorter.
         task_ids: (contexts,) index into ``tasks``.
         tasks: names.
     """
@@ -59,15 +59,15 @@ class LatentCache:
         """Draw contexts, and of each some pairs in random order.
 
         Returns:
-            Condition x1 y1 ... xn, without the last target: (batch, channels, (2 n - 1) * frames, height, width);
+            Condition x1 y1 ... xn, without the last target: (batch, channels, all frames, height, width);
             all targets y1 ... yn: (batch, channels, n * frames, height, width); task ids (batch,).
         """
         chosen = torch.from_numpy(rng.integers(0, len(self), batch_size))
         order = rng.permuted(np.tile(np.arange(self.inputs.shape[1]), (batch_size, 1)), axis=1)[:, :pairs]
         rows, columns = (part.to(self.inputs.device) for part in (chosen[:, None], torch.from_numpy(order)))
         x, y = (latents[rows, columns].float() for latents in (self.inputs, self.targets))
-        clips = torch.stack((x, y), dim=2).flatten(1, 2)  # (batch, 2 n, channels, frames, height, width)
-        condition = clips[:, :-1].transpose(1, 2).flatten(2, 3)
+        clips = torch.cat((x, y), dim=3).transpose(1, 2).flatten(2, 3)  # (batch, channels, all frames, height, width)
+        condition = clips[:, :, : clips.shape[2] - y.shape[3]]
         return condition, y.transpose(1, 2).flatten(2, 3), self.task_ids[chosen]
 
 
@@ -85,14 +85,17 @@ class LatentWriter:
 
     @torch.no_grad()
     def encode(self, clips: list[Tensor]) -> list[Tensor]:
-        """Clips (3, frames, height, width) -> latents in the J-DiT's scale."""
-        latents: list[Tensor] = []
-        for start in range(0, len(clips), ENCODE_BATCH):
-            batch = torch.stack(clips[start : start + ENCODE_BATCH]).to(self.stvae.device)
-            with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                encoded = self.stvae.to_latent(batch)
-            latents += encoded.cpu().to(self.dtype).unbind()
-        return latents
+        """Clips (3, frames, height, width) -> latents in the J-DiT's scale; equally long ones in batches."""
+        latents: dict[int, Tensor] = {}
+        for frames in dict.fromkeys(clip.shape[1] for clip in clips):
+            numbers = [number for number, clip in enumerate(clips) if clip.shape[1] == frames]
+            for start in range(0, len(numbers), ENCODE_BATCH):
+                chosen = numbers[start : start + ENCODE_BATCH]
+                batch = torch.stack([clips[number] for number in chosen]).to(self.stvae.device)
+                with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                    encoded = self.stvae.to_latent(batch)
+                latents.update(zip(chosen, encoded.cpu().to(self.dtype).unbind(), strict=True))
+        return [latents[number] for number in range(len(clips))]
 
     def encode_episodes(self, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
         """Input and target latents of all pairs and the query: two (episodes, pairs + 1, channels, f, h, w)."""
@@ -110,9 +113,9 @@ class LatentWriter:
         encoded = dict(zip(clips, self.encode(list(clips.values())), strict=True))
         photos = {sample.id for sample in samples}
         self.photos.update({name: latent for name, latent in encoded.items() if name in photos})
-        latents = torch.stack([self.photos[name] if name in self.photos else encoded[name] for name in names])
-        latents = latents.unflatten(0, (len(episodes), -1, 2))
-        return latents[:, :, 0], latents[:, :, 1]
+        latents = [self.photos[name] if name in self.photos else encoded[name] for name in names]
+        halves = (torch.stack(half) for half in (latents[::2], latents[1::2]))
+        return tuple(half.unflatten(0, (len(episodes), -1)) for half in halves)
 
 
 def build_cache(
@@ -147,8 +150,9 @@ def training_context(pool: Pool, tasks: TasksConfig, task_id: int, number: int, 
     """
     rng, name = np.random.default_rng((seed, number)), list(tasks.probabilities())[task_id]
     for _ in range(DEFINITIONS_TRIED):
-        episode = draw_context(pool, name, pairs - 1, rng, held_out=tasks.held_out())
-        if episode.query.input.shape[1] == pool[0].size[0]:
+        prefix_frames = tasks.prefix_frames or None
+        episode = draw_context(pool, name, pairs - 1, rng, held_out=tasks.held_out(), prefix_frames=prefix_frames)
+        if has_whole_length(episode, prefix_frames or pool[0].size[0]):
             return episode
     raise ValueError(f"task '{name}': no definition shows all {pool[0].size[0]} frames of the clips")
 

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,19 +103,22 @@ def sequence_loss(
     """Flow-matching loss of a batch of sequences, one number per target.
 
     Args:
-        condition: x1 y1 ... xn, (batch, channels, (2 n - 1) * frames, height, width).
+        condition: x1 y1 ... xn, (batch, channels, all frames, height, width).
         targets: y1 ... yn, (batch, channels, n * frames, height, width).
         causal: train all n targets in parallel; otherwise the last one, or with ``drop`` that without its pairs.
 
     Returns:
         (batch, pairs) for causal models, (batch,) for full ones.
     """
+    frames = targets.shape[2] // pairs
+    clips = context.clip_frames(condition.shape[2], frames, pairs)
+    model = partial(model, clip_frames=clips)
     if causal:
         t = flow.draw_timesteps((len(targets), pairs), generator, targets.device, config.timestep_mean)
         return flow.loss(model, condition, targets, t, generator, config.l1_weight)
-    frames = targets.shape[2] // pairs
     if drop:
-        condition = context.unconditional(condition[:, :, -frames:])
+        condition = context.unconditional(condition[:, :, -clips[-1] :])
+        model = partial(model, clip_frames=(1, clips[-1]))
     t = flow.draw_timesteps(len(targets), generator, targets.device, config.timestep_mean)
     return flow.loss(model, condition, targets[:, :, -frames:], t, generator, config.l1_weight)
 
@@ -160,7 +164,12 @@ def train(config: PretrainConfig) -> Path:
         training = streamed(config, stvae, trainer)
     causal = jdit.config.attention == "causal"
     pool = Pool(config.scenes.source("validation"), range(config.scenes.validation_scenes))
-    episodes = [draw_context(pool, name, 4, np.random.default_rng(VALIDATION_SEED)) for name in validation.tasks]
+    part = config.tasks.prefix_frames or None
+    panel_pairs = config.cache.pairs - 1 if part else 4
+    episodes = [
+        draw_context(pool, name, panel_pairs, np.random.default_rng(VALIDATION_SEED), prefix_frames=part)
+        for name in validation.tasks
+    ]
     most_pairs = config.train_pairs - causal
     settings = {"sample_size": config.scenes.size, "max_pairs": most_pairs}
     pipeline = LavinPipeline(stvae, trainer.bare_model, **settings)

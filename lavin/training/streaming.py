@@ -36,11 +36,12 @@ def shares(
     photo_share = photos.share if photos.folders else 0.0
     scene_share = 1 - photo_share - stream.people_share
     able = chances if scenes.people else without
-    found = [Share(scenes.source(split), scene_share, able, stream.scenes_per_context, scenes.train_scenes)]
+    of_scenes = {"per_context": stream.scenes_per_context, "prefix_frames": tasks.prefix_frames or None}
+    found = [Share(scenes.source(split), scene_share, able, capacity=scenes.train_scenes, **of_scenes)]
     if stream.people_share:
         people = Scenes(split, size=scenes.size, frames=scenes.frames, people=True)
         capacity = max(1, int(scenes.train_scenes * stream.people_share))
-        found.append(Share(people, stream.people_share, chances, stream.scenes_per_context, capacity))
+        found.append(Share(people, stream.people_share, chances, capacity=capacity, **of_scenes))
     for kind, folder in photos.folders.items():
         from lavin.data.photos import open_photos
 
@@ -107,8 +108,7 @@ class LatentRing(Ring, LatentCache):
     def put(self, batch: ContextBatch) -> None:
         inputs, targets = (self.encode(half) for half in (batch.inputs, batch.targets))
         if self.drawn == 0:
-            shape = (self.capacity, *inputs.shape[1:])
-            self.inputs, self.targets = (torch.empty(shape, dtype=torch.float16, device=inputs.device) for _ in "xy")
+            self.inputs, self.targets = (half.new_empty(self.capacity, *half.shape[1:]) for half in (inputs, targets))
             self.task_ids = torch.zeros(self.capacity, dtype=torch.long)
         places = self.places(len(inputs))
         self.task_ids[places] = batch.task_ids

@@ -77,3 +77,27 @@ def test_a_pool_too_small_is_an_error():
 def test_training_and_validation_scenes_never_meet():
     train, validation = (Pool(Scenes(split, size=32), range(5)) for split in ("train", "validation"))
     assert not any(torch.equal(a.clip, b.clip) for a in train for b in validation)
+
+
+def test_prefix_pairs_are_the_querys_own_past_drawn_as_one_clip():
+    """Parts of the whole example in their order: one scale of depth, and the truth is the query's part alone."""
+    pool = Pool(Scenes("train", size=16, frames=17), range(3))
+    episode = draw_context(pool, "video_depth", 2, np.random.default_rng(0), evaluation=True, prefix_frames=5)
+    (number,) = [n for n in range(3) if pool[n] is episode.query_sample]
+    whole = episode.task.example(pool[number], episode.definition, np.random.default_rng(0))
+    for part, example in enumerate([*episode.pairs, episode.query]):
+        span = slice(5 * part, 5 * part + 5)
+        assert torch.equal(example.input, whole.input[:, span]) and torch.equal(example.target, whole.target[:, span])
+    label = episode.task.label(pool[number], episode.definition)
+    torch.testing.assert_close(episode.truth, label[10:15], equal_nan=True)
+    for task, message in (("frame_prediction", "has no prefix mode"), ("depth", "has no prefix mode")):
+        with pytest.raises(ValueError, match=message):
+            draw_context(pool, task, 1, np.random.default_rng(0), prefix_frames=5)
+    with pytest.raises(ValueError, match="no definition fits"):
+        draw_context(pool, "video_depth", 3, np.random.default_rng(0), prefix_frames=5)
+
+
+def test_a_pool_without_the_labels_a_task_needs_is_refused_by_naming_both():
+    pool = Pool(Scenes("train", size=16, frames=5), range(3))
+    with pytest.raises(ValueError, match=r"'frame_prediction' needs a clip of 21 frames \(this one has 5\)"):
+        draw_context(pool, "frame_prediction", 1, np.random.default_rng(0))

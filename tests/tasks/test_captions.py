@@ -13,7 +13,7 @@ from lavin import assets_dir
 from lavin.data.mixture import Pool, draw_context
 from lavin.data.scenes import Scenes
 from lavin.errors import InputError
-from lavin.tasks import captions, get_task
+from lavin.tasks import HeldOut, captions, get_task
 from lavin.tasks.captions import CaptionDefinition, draw_strip, has_glyph, lay_out, least_capital
 from tests.tasks.conftest import make_sample, rectangle, thing
 
@@ -259,3 +259,19 @@ def test_three_in_ten_training_contexts_show_one_photo_with_two_expressions():
     assert 8 <= twice <= 28  # 18 expected of 60; four standard deviations are 14
     fixed = draw_context(pool, "referring_caption", 4, np.random.default_rng(1), evaluation=True)
     assert len({sample.id for sample in fixed.pair_samples}) == 4
+
+
+def test_held_out_words_are_in_no_caption_and_can_be_asked_for_alone():
+    pool = Pool(Scenes("train", size=64), range(60))
+    rng, held_out = np.random.default_rng(0), HeldOut(words=("Left", "red"))
+
+    def texts(**options):
+        episode = draw_context(pool, "referring_caption", 3, rng, **options)
+        samples = [*episode.pair_samples, episode.query_sample]
+        return [set(TASK.asked(sample, episode.definition)[1].split()) for sample in samples]
+
+    for evaluation in (False, True, False):
+        assert not set().union(*texts(held_out=held_out, evaluation=evaluation)) & {"left", "red"}
+    for words in texts(definition=CaptionDefinition(only=("left", "red"))):
+        assert words & {"left", "red"}
+    assert not CaptionDefinition(without=("left",)).allows("the box on the Left") and CaptionDefinition().allows("left")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lavin.errors import InputError
 from lavin.tasks import degradations, get_task
 from lavin.tasks.restoration import (
     DenoisingDefinition,
@@ -131,3 +132,26 @@ def test_mixed_pictures_draw_their_own_parameters():
     }
     assert all(torch.equal(inputs[shared][0], clip) for clip in inputs[shared])
     assert len({clip.numpy().tobytes() for clip in inputs[mixed]}) == 6
+
+
+@pytest.mark.parametrize("fill", ["black", "grey"])
+def test_composite_keeps_every_known_pixel_and_takes_the_hole_from_the_prediction(fill):
+    """The hole is found again to the pixel, wherever it lies and whatever its size."""
+    task = get_task("inpainting")
+    for seed, hole in enumerate((1 / 8, 0.3, 0.5)):
+        sample, definition = make_sample(size=(1, 64, 48)), InpaintingDefinition(hole, fill)
+        shown = task.input(sample, definition, np.random.default_rng(seed))
+        prediction = torch.rand_like(shown) * 2 - 1
+        pasted, photo = task.composite(prediction, shown, definition), sample.rgb()
+        changed = (shown != photo).any(0)
+        assert round(hole * 48) ** 2 >= changed.sum() > 0.9 * round(hole * 48) ** 2
+        assert torch.equal(pasted[:, changed], prediction[:, changed])
+        taken = (pasted != photo).any(0)
+        assert taken.sum() <= round(hole * 48) ** 2 and torch.equal(pasted[:, ~taken], photo[:, ~taken])
+
+
+def test_a_hole_of_noise_cannot_be_found():
+    task, definition = get_task("inpainting"), InpaintingDefinition(fill="noise")
+    shown = task.input(make_sample(size=(1, 16, 16)), definition, np.random.default_rng(0))
+    with pytest.raises(InputError, match="a hole filled with noise cannot be told from the photo; only black or grey"):
+        task.composite(shown, shown, definition)

@@ -125,6 +125,15 @@ def test_without_weights_all_tasks_are_drawn_that_the_scenes_can_show(tmp_path):
     assert "optical_flow" in clips and not clips & (people | {"frame_prediction"})
 
 
+def test_a_task_with_lengths_of_its_own_is_trained_alone_on_clips_long_enough(tmp_path):
+    config = without_weights(tmp_path, "{tasks: {weights: {frame_prediction: 1}}, scenes: {frames: 21}}")
+    assert config.tasks.probabilities() == {"frame_prediction": 1}
+    with pytest.raises(InputError, match=r"weights\.frame_prediction: set scenes\.frames to 21, as many as its clips"):
+        without_weights(tmp_path, "{tasks: {weights: {frame_prediction: 1}}, scenes: {frames: 13}}")
+    with pytest.raises(InputError, match=r"weights\.frame_prediction: its inputs and targets are not as long as those"):
+        without_weights(tmp_path, "{tasks: {weights: {frame_prediction: 1, video_depth: 1}}, scenes: {frames: 21}}")
+
+
 def test_tasks_can_be_held_out(tmp_path):
     config = without_weights(tmp_path, "tasks: {held_out_tasks: [foreground]}")
     assert "foreground" not in config.tasks.probabilities()
@@ -156,3 +165,11 @@ def test_stages_are_the_recipe_of_the_thesis():
         assert config.train_pairs == 9  # the query's among them: contexts of 1 to 8
         with torch.device("meta"):
             assert sum(weight.numel() for weight in JDiT(**config.model).parameters()) == 3_398_976_064
+
+
+def test_pairs_from_the_querys_past_must_fit_into_its_clip(tmp_path):
+    settings = "{{scenes: {{frames: {}}}, tasks: {{prefix_frames: {}}}, cache: {{pairs: 3}}, train_pairs: 3}}"
+    assert without_weights(tmp_path, settings.format(17, 5)).tasks.prefix_frames == 5
+    for frames, part in ((13, 5), (17, 4), (17, 1)):
+        with pytest.raises(InputError, match=rf"tasks\.prefix_frames is {part}; it must be 1 \+ 4k"):
+            without_weights(tmp_path, settings.format(frames, part))

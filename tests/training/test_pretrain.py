@@ -46,6 +46,46 @@ def weights(folder):
     return torch.load(checkpoint.steps(folder / "checkpoints")[-1] / checkpoint.STATE, weights_only=True)
 
 
+def test_targets_of_other_length_than_inputs_train_in_parallel_as_alone():
+    """Inputs of 2 latent frames, targets of 3: the loss is that of each target in a sequence of its own."""
+    torch.manual_seed(0)
+    model = JDiT(latent_channels=4, hidden_size=16, num_layers=2, num_heads=2, attention="causal").double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    inputs, targets = torch.randn(2, 3, 4, 2, 4, 4), torch.randn(2, 3, 4, 3, 4, 4)
+    cache = LatentCache(inputs, targets, torch.zeros(2, dtype=torch.long), ["frame_prediction"])
+    condition, clean, _ = (part.double() for part in cache.sequences(np.random.default_rng(0), 2, 3))
+    assert condition.shape[2] == 3 * 2 + 2 * 3 and clean.shape[2] == 9
+    assert torch.equal(condition[:, :, 2:5], clean[:, :, :3])  # x1 y1 x2 y2 x3
+    config = PretrainConfig(train_pairs=3)
+    together = sequence_loss(model, condition, clean, 3, True, torch.Generator().manual_seed(1), config)
+    generator = torch.Generator().manual_seed(1)  # draws t, then the noise, as above
+    t = flow.draw_timesteps((2, 3), generator)
+    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+    for number in range(3):
+        span = slice(3 * number, 3 * number + 3)
+        own_t = t[:, number].double()
+        noisy = torch.lerp(noise[:, :, span], clean[:, :, span], own_t.view(-1, 1, 1, 1, 1))
+        velocity = model(noisy, own_t, condition[:, :, : 5 * number + 2], clip_frames=[2, 3] * number + [2])
+        error = (velocity - (clean[:, :, span] - noise[:, :, span])).square().mean((1, 2, 3, 4))
+        torch.testing.assert_close(together[:, number].double(), error, atol=1e-5, rtol=1e-5)  # t is float32
+
+
+@pytest.mark.parametrize("attention", ["causal", "full"])
+def test_frame_prediction_trains_and_its_model_predicts_thirteen_frames_from_nine(tmp_path, stvae, attention):
+    overrides = [
+        "scenes.frames=21", "scenes.train_scenes=12", "scenes.validation_scenes=12", "cache.pairs=3", "train_pairs=3",
+        "cache.contexts=3", "run.max_steps=2", f"model.attention={attention}", "context_dropout=0.5",
+        "tasks.weights.depth=0", "tasks.weights.foreground=0", "tasks.weights.frame_prediction=1",
+    ]  # fmt: skip
+    train(config(tmp_path / "run", stvae, *overrides))
+    pipeline = LavinPipeline.from_pretrained(tmp_path / "run")
+    clips = torch.rand(4, 3, 21, 32, 32) * 2 - 1
+    pairs = [(clip[:, :9], clip[:, 8:]) for clip in clips[1:]]
+    (prediction,) = pipeline(pairs, clips[0, :, :9], num_inference_steps=4, output_type="pt").images
+    assert prediction.shape == (3, 13, 32, 32) and prediction.isfinite().all()
+
+
 def test_two_steps_a_checkpoint_and_two_more_equal_four(tmp_path, stvae):
     train(config(tmp_path / "whole", stvae, "run.max_steps=4"))
     train(config(tmp_path / "halves", stvae, "run.max_steps=2"))
