@@ -37,10 +37,17 @@ def infer(
     model: Annotated[
         str, typer.Option(help="A bundled model's name, or a folder: a model's or the release's.")
     ] = "lavin-tiny",
-    steps: Annotated[int, typer.Option(help="Points of the time grid; one more than solver steps.")] = 20,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Points of the time grid, one more than solver steps; the model's own or, by --speed exact, default, "
+            "fast: 20, 14, 8.",
+            show_default=False,
+        ),
+    ] = None,
     guidance: Annotated[float, typer.Option(help="Weight of the pairs; 1 is no guidance and twice as fast.")] = 1.5,
     speed: Annotated[
-        str, typer.Option(help="exact, default or fast: how much of the context is computed anew at every step.")
+        str, typer.Option(help="exact, default or fast: how many steps, and how much is computed anew at each.")
     ] = "default",
     seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 0,
     pairs: Annotated[int | None, typer.Option(help="Use only so many pairs, see --select.", show_default=False)] = None,
