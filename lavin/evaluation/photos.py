@@ -20,9 +20,11 @@ from lavin.data.mixture import Episode, accepted
 from lavin.data.photos import KINDS, CamVid, Photos, open_photos, read_levels
 from lavin.data.sample import Vocabulary
 from lavin.errors import InputError
-from lavin.evaluation import report, scores
+from lavin.evaluation import report
 from lavin.evaluation.baselines import CLASSICAL, skimage_restoration
 from lavin.evaluation.episodes import Row, Settings, episode_rng
+from lavin.evaluation.predictors import Lavin
+from lavin.evaluation.runner import Runner
 from lavin.evaluation.scores import Result
 from lavin.labels import find_task
 from lavin.metrics.restoration import PSNR
@@ -165,16 +167,21 @@ def evaluate(
     rows: Sequence[Row],
     settings: Settings,
     held_out: HeldOut | None = None,
+    runner: Runner | None = None,
 ) -> Iterator[Result]:
     """Score rows, one after another.
+
+    Args:
+        runner: who answers beside the model, and where answers are kept; None for the model alone.
 
     Raises:
         InputError: the settings do not suit the model, or a data set has no fitting pictures.
     """
     pipeline.check_inputs(settings.steps, settings.guidance_scale, "pt", task=None, ensemble_size=1)
+    runner = runner or Runner(Lavin(pipeline, settings), settings)
     for row in tqdm(rows, desc="rows", disable=None):  # None: unless stderr is a terminal
         draw = partial(data_sets[row.name.split("/")[0]].draw_episode, row, settings.pairs, settings.seed)
-        yield scores.evaluate_row(pipeline, row, partial(draw, held_out=held_out), settings)
+        yield from runner.evaluate(row, partial(draw, held_out=held_out))
 
 
 def protocol(

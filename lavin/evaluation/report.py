@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -59,14 +61,43 @@ def protocol(pipeline: LavinPipeline, model: str, settings: Settings, held_out: 
 
 def to_json(protocol: dict[str, Any], results: Sequence[Result]) -> bytes:
     """``{"protocol": {...}, "results": [{...}, ...]}``, the same bytes for the same numbers; NaN becomes null."""
-    content = {"protocol": protocol, "results": [tidy(asdict(result)) for result in results]}
+    content = {"protocol": tidy(protocol), "results": [to_record(result) for result in results]}
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+OPTIONAL = ("unavailable", "published", "failures")
+"""Fields of a result that stand in its record only where they say something."""
+
+
+def to_record(result: Result) -> dict[str, Any]:
+    """A result as the JSON has it; the samples have a file of their own."""
+    fields = asdict(replace(result, samples=[]))
+    del fields["samples"]
+    return {name: tidy(value) for name, value in fields.items() if name not in OPTIONAL or value not in (None, {})}
+
+
+def to_csv(results: Sequence[Result]) -> bytes:
+    """One line a query and score: ``task, metric, index, query, pairs`` (ids, blanks between them), then a column for
+    everybody's score of it, empty where there is none."""
+    fixed = ["task", "metric", "index", "query", "pairs"]
+    names = dict.fromkeys(name for result in results for sample in result.samples for name in sample)
+    columns = fixed + [name for name in names if name not in fixed]
+    text = io.StringIO()
+    lines = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    lines.writeheader()
+    for result in results:
+        for sample in result.samples:
+            values = {name: "" if tidy(value) is None else tidy(value) for name, value in sample.items()}
+            lines.writerow({"task": result.task, "metric": result.metric, **values})
+    return text.getvalue().encode()
+
+
 def tidy(value: Any) -> Any:
-    """Floats rounded, NaN and infinity as None, inside dictionaries too."""
+    """Floats rounded, NaN and infinity as None, inside dictionaries and lists too."""
     if isinstance(value, dict):
         return {name: tidy(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [tidy(item) for item in value]
     if isinstance(value, float):
         return round(value, DIGITS) if math.isfinite(value) else None
     return value
