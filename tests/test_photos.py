@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from lavin.data.depth import normals_from_depth
 from lavin.data.mixture import Pool, draw_context
-from lavin.data.photos import KINDS, CamVid, normals_from_depth, open_photos
+from lavin.data.photos import KINDS, CamVid, open_photos
 from lavin.errors import InputError
 from lavin.pictures import squash
 from lavin.tasks.regions import ForegroundDefinition, InstanceDefinition

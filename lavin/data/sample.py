@@ -33,7 +33,7 @@ class Instance:
     """Index into ``Vocabulary.classes``."""
     class_name: str
     mask: Tensor
-    """Visible pixels, bool (frames, height, width)."""
+    """Visible pixels, bool (frames, height, width); in data sets that have boxes alone, the filled box."""
     box: Tensor
     """(frames, 4) float: x0, y0, x1, y1 in pixels, x1 and y1 exclusive; NaN in frames where nothing is visible."""
     track_id: int = 0
@@ -86,7 +86,7 @@ class Sample:
     K: Tensor | None = None
     """(3, 3) pinhole intrinsics in pixels."""
     pose: Tensor | None = None
-    """(frames, 4, 4) camera-to-world."""
+    """(frames, 4, 4) camera-to-world; the camera's axes are those of ``normals``."""
 
     @property
     def size(self) -> tuple[int, int, int]:

@@ -16,8 +16,9 @@ from zlib import crc32
 import numpy as np
 from tqdm import tqdm
 
+from lavin.data.files import read_levels
 from lavin.data.mixture import Episode, accepted
-from lavin.data.photos import KINDS, CamVid, Photos, open_photos, read_levels
+from lavin.data.photos import KINDS, CamVid, Photos, open_photos
 from lavin.data.sample import Vocabulary
 from lavin.errors import InputError
 from lavin.evaluation import report
