@@ -64,7 +64,7 @@ def frame(sample: Sample, crop: str, size: int) -> Sample:
     labels = {
         "semantic": lambda ids: resize_label(cut(ids), square),
         "boundaries": lambda share: resize_label(cut(share), square),
-        "depth": lambda depth: resquareknown(cut(depth), cut(depth).isfinite(), square),
+        "depth": lambda depth: resize_known(cut(depth), cut(depth).isfinite(), square),
         "normals": lambda normals: frame_normals(cut(normals), square),
         "instances": lambda things: [moved(thing) for thing in things],
     }
@@ -73,7 +73,7 @@ def frame(sample: Sample, crop: str, size: int) -> Sample:
     return replace(sample, clip=pictures.permute(0, 2, 3, 1).contiguous(), **framed, **gone)
 
 
-def resquareknown(values: Tensor, known: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_known(values: Tensor, known: Tensor, size: tuple[int, int]) -> Tensor:
     """Float values (frames, height, width) at another size: means of known pixels only, NaN where most are unknown."""
     weight = resize_label(known.float(), size)
     total = resize_label(torch.where(known, values, 0), size)
@@ -85,5 +85,5 @@ def frame_normals(normals: Tensor, size: tuple[int, int]) -> Tensor:
     if normals.shape[-2:] == size:
         return normals
     known = normals.abs().sum(0) > 0
-    mean = torch.stack([resquareknown(axis, known, size) for axis in normals]).nan_to_num(0)
+    mean = torch.stack([resize_known(axis, known, size) for axis in normals]).nan_to_num(0)
     return F.normalize(mean, dim=0)

@@ -1,4 +1,4 @@
-"""The suite ``photos``: real pictures. Pairs come from a data set's training split, queries from its validation split.
+"""The suite ``real``: real pictures. Pairs come from a data set's training split, queries from its validation split.
 
 Beside the baselines of every suite, restorations are compared with the classical method of their kind.
 """
@@ -205,7 +205,7 @@ def protocol(
         kind: {"train": len(data.train), "validation": len(data.validation)} for kind, data in data_sets.items()
     }
     data = {
-        "suite": "photos",
+        "suite": "real",
         "split": "pairs from train, queries from validation",
         "seeds": {"episodes": settings.seed, "noise": settings.seed},
         "pictures": pictures,

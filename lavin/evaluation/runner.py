@@ -27,6 +27,8 @@ class Share:
 
     process: int = 0
     processes: int = 1
+    device: Any = None
+    """Of this process, where there are some."""
 
     @classmethod
     def of_launch(cls, cpu: bool = False) -> Share:
@@ -38,7 +40,7 @@ class Share:
         from accelerate import PartialState
 
         state = PartialState(cpu=cpu)
-        return cls(state.process_index, state.num_processes)
+        return cls(state.process_index, state.num_processes, state.device)
 
     @property
     def is_main(self) -> bool:

@@ -29,6 +29,8 @@ from lavin.tasks.regions import ForegroundDefinition
 SPLIT = "validation"
 SCENES_SEED = 0
 """Series of scenes; the suite's seed draws episodes from it."""
+BINARY_MASKS = ("foreground", "detection", "referring", "referring_caption")
+"""Tasks whose target is white on black."""
 TRIES = 20
 """Episodes tried for every one that ``follows_context`` needs."""
 
@@ -66,6 +68,17 @@ def unseen_tasks(folder: Path) -> list[str]:
     path = folder / TRAINING_RECORD
     tasks = read_json(path).get("config", {}).get("tasks", {}) if path.exists() else {}
     return sorted(find_task(name).name for name in tasks.get("held_out_tasks", []))
+
+
+def read_seen(folder: Path) -> dict[str, Any] | None:
+    """What a model's training drew, for the report: ``tasks``, those of them that are ``binary_masks`` (so that a
+    foreground benchmark asks for nothing unseen), and ``classes`` of scenes; None where there is no ``training.json``.
+    """
+    if not (folder / TRAINING_RECORD).exists():
+        return None
+    tasks, held_out = trained_tasks(folder), read_held_out(folder)
+    classes = [name for name in Scenes.vocabulary.things if name not in held_out.classes]
+    return {"tasks": tasks, "binary_masks": [name for name in BINARY_MASKS if name in tasks], "classes": classes}
 
 
 def held_out_rows(held_out: HeldOut | None, model: str) -> list[Row]:
