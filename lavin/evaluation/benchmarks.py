@@ -54,6 +54,8 @@ class Benchmark:
     """Fields of the task's definition that are not standard."""
     crop: str = "whole"
     """What of a picture the model sees, see ``lavin.evaluation.framing``."""
+    scored: str = "whole"
+    """Of depth: the crop outside of which nothing is scored, though the model sees it."""
     mask: str = ""
     """Which pixels are scored, in words, for the report."""
     alignment: str = ""
@@ -83,8 +85,9 @@ class Benchmark:
         for name in ("name", "task"):
             if not getattr(self, name):
                 raise InputError(f"{name} is missing")
-        if self.crop not in CROPS:
-            raise InputError(unknown("crop", self.crop, CROPS))
+        for crop in (self.crop, self.scored):
+            if crop not in CROPS:
+                raise InputError(unknown("crop", crop, CROPS))
         if self.resolution < 16 or self.resolution % 16:
             raise InputError(f"resolution is {self.resolution}; it must be a multiple of 16")
         for name, least in (("pairs", 1), ("seed", 0)):

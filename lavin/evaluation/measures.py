@@ -15,6 +15,7 @@ from lavin.data.mixture import Episode
 from lavin.errors import InputError
 from lavin.evaluation.baselines import paste_known
 from lavin.evaluation.episodes import Score, read_and_truth
+from lavin.evaluation.framing import window
 from lavin.metrics.base import SampleMean
 from lavin.metrics.geometry import angles_deg
 from lavin.suggest import unknown
@@ -33,6 +34,16 @@ def at_native_size(clip: Tensor, episode: Episode) -> tuple[Any, Any]:
     task, definition, original = episode.task, episode.definition, episode.original
     label = task.read(clip, definition)
     return task.resize(label, original.size[1:]), task.label(original, definition)
+
+
+def cropped_depth(clip: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
+    """As ``at_native_size``; depth outside the crop that is scored is unknown."""
+    found, truth = at_native_size(clip, episode)
+    top, left, height, width = window(episode.scored, *truth.shape[1:])
+    kept = torch.full_like(truth, torch.nan)
+    inside = (..., slice(top, top + height), slice(left, left + width))
+    kept[inside] = truth[inside]
+    return found, kept
 
 
 def photo_masks(clip: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
@@ -91,7 +102,7 @@ class AnglePerPicture(SampleMean):
 def depth(metric: Callable[..., Any], **options: Any) -> Score:
     """A score of NYUv2's depth; who predicts depth itself is aligned there."""
     new = partial(metric, max_depth_m=NYU_FAR_M, **options)
-    return Score("", new, at_native_size, of_depth=partial(new, space="depth"))
+    return Score("", new, cropped_depth, of_depth=partial(new, space="depth"))
 
 
 THRESHOLDS_DEG = (5, 7.5, 11.25, 22.5, 30)

@@ -23,7 +23,7 @@ from lavin.evaluation.predictors import Predictor
 from lavin.io import SUFFIXES
 from lavin.labels import find_task
 from lavin.suggest import unknown
-from lavin.tasks import Definition, Task
+from lavin.tasks import Definition
 from lavin.tasks.captions import CaptionDefinition, ReferringCaptionTask
 from lavin.tasks.selection import Selection
 
@@ -33,6 +33,8 @@ class PublicEpisode(Episode):
     """An episode whose query is known at its own size too, where its labels are scored."""
 
     original: Sample
+    scored: str = "whole"
+    """Outside this crop of the original nothing is scored, see ``lavin.evaluation.framing``."""
 
 
 class EveryExpression(ReferringCaptionTask):
@@ -168,7 +170,7 @@ class Questions:
         original = self.queries[number]
         query, *pairs = (self.frame(sample) for sample in [original, *(self.pool[place] for place in chosen)])
         examples = [self.task.example(sample, definition, rng) for sample in [query, *pairs]]
-        return PublicEpisode(self.task, definition, examples[1:], examples[0], pairs, query, original)
+        return PublicEpisode(self.task, definition, examples[1:], examples[0], pairs, query, original, benchmark.scored)
 
     def frame(self, sample: Sample) -> Sample:
         try:
@@ -221,13 +223,18 @@ class Questions:
         )
         return Row(self.name, task, baselines=methods, scores=scores)
 
-    def describe(self) -> dict[str, Any]:
-        """The benchmark with what its lists hold, for the report."""
+    def describe(self, scored: int, tasks_seen: Sequence[str] | None) -> dict[str, Any]:
+        """The benchmark with what its lists hold, for the report.
+
+        Args:
+            scored: how many of the queries are.
+            tasks_seen: what the model's training drew; None where it does not say.
+        """
         asked = [self.queries.names[number] for number in self.order]
         found = self.benchmark.to_dict()
-        found["queries"] |= {"n": len(self), "samples": len(asked), "list_sha256": list_hash(asked)}
+        found["queries"] |= {"n": len(self), "scored": scored, "samples": len(asked), "list_sha256": list_hash(asked)}
         found["pool"] |= {"samples": len(self.pool), "list_sha256": list_hash(self.pool.names)}
-        return found
+        return found | {"task_seen": None if tasks_seen is None else self.task.name in tasks_seen}
 
 
 def settings_of(benchmark: Benchmark, queries: int, batch: int, precision: str) -> Settings:
@@ -255,8 +262,3 @@ def check_resolution(predictor: Predictor, benchmark: Benchmark) -> None:
             f"benchmark {benchmark.name} is scored at {benchmark.resolution} px and model {predictor.name} works at "
             f"{side}; give --resolution {side} for numbers that stand beside no published ones, or another model"
         )
-
-
-def seen(task: Task, trained: Sequence[str] | None) -> bool | None:
-    """Whether a model's training drew a task; None where it does not say."""
-    return None if trained is None else task.name in trained

@@ -94,8 +94,12 @@ class Runner:
             indices = range(start, min(start + self.settings.batch, queries))
             episodes = [draw(index) for index in indices]
             for name, answers_depth, clips in self.answers(row, start, indices, episodes):
+                compared: dict[Any, list[tuple[Any, Any]]] = {}
                 for tally in tallies:
-                    tally.add(name, answers_depth, indices, episodes, clips)
+                    how = tally.score.compare
+                    if not tally.unavailable and how not in compared:
+                        compared[how] = [how(clip, episode) for clip, episode in zip(clips, episodes, strict=True)]
+                    tally.add(name, answers_depth, indices, episodes, compared.get(how, []))
         merged = [Tally.merge(parts) for parts in zip(*self.share.gather(tallies))]
         return [self.result(row, tally, queries) for tally in merged] if self.share.is_main else []
 
@@ -171,23 +175,22 @@ class Tally:
         answers_depth: bool,
         indices: Sequence[int],
         episodes: Sequence[Episode],
-        clips: Sequence[Tensor],
+        compared: Sequence[tuple[Any, Any]],
     ) -> None:
-        """One predictor's answers to a batch."""
+        """One predictor's answers to a batch, as (what is found, what is true)."""
         if self.unavailable:
             return
         if name not in self.metrics:
             of_depth = self.score.of_depth if answers_depth else None
             self.metrics[name] = alone((of_depth or self.score.metric)())
         metric = self.metrics[name]
-        for index, episode, clip in zip(indices, episodes, clips, strict=True):
+        for index, episode, pair in zip(indices, episodes, compared, strict=True):
             if self.score.first is not None and index >= self.score.first:
                 continue
-            compared = self.score.compare(clip, episode)
-            metric.update(*compared)
+            metric.update(*pair)
             if hasattr(metric, "score"):
                 sample = self.samples.setdefault(index, describe(index, episode))
-                sample[name] = float(metric.score(*compared))
+                sample[name] = float(metric.score(*pair))
 
     def values(self) -> dict[str, float]:
         return {} if self.unavailable else {name: float(metric.compute()) for name, metric in self.metrics.items()}

@@ -134,9 +134,8 @@ def benchmark_suite(
             own = public.settings_of(one.benchmark, count(one), settings.batch, settings.precision)
             yield from entrants.runner(own, shelf).evaluate(row, one.draw)
 
-    described = {one.name: one.describe() | {"scored": count(one)} for one in questions}
-    for one in questions:
-        described[one.name]["task_seen"] = public.seen(one.task, (entrants.facts()["seen"] or {}).get("tasks"))
+    tasks_seen = (entrants.facts()["seen"] or {}).get("tasks")
+    described = {one.name: one.describe(count(one), tasks_seen) for one in questions}
     unseen = scenes.read_held_out(entrants.folder)
     common = report.environment(entrants.pipeline, entrants.name, settings, unseen) | entrants.facts()
     missing = {"skipped": skipped} if skipped else {}
