@@ -22,7 +22,7 @@ from lavin.data.photos import KINDS, CamVid, Photos, open_photos
 from lavin.data.sample import Vocabulary
 from lavin.errors import InputError
 from lavin.evaluation import report
-from lavin.evaluation.baselines import CLASSICAL, skimage_restoration
+from lavin.evaluation.baselines import CLASSICAL, input_copy, skimage_restoration
 from lavin.evaluation.episodes import Row, Settings, episode_rng
 from lavin.evaluation.predictors import Lavin
 from lavin.evaluation.runner import Runner
@@ -32,6 +32,7 @@ from lavin.metrics.restoration import PSNR
 from lavin.pipeline import LavinPipeline
 from lavin.suggest import unknown
 from lavin.tasks import REGISTRY, Definition, HeldOut
+from lavin.tasks.generation import GenerationTask
 from lavin.tasks.regions import ForegroundDefinition
 
 FOREGROUND = "road"
@@ -40,8 +41,8 @@ CLASSES = 5
 """Classes of CamVid that its semantic row draws: those that cover most of the training split."""
 TASKS = {
     "camvid": ("foreground", "semantic"),
-    "rgbd": ("depth", "normals"),
-    "bsds500": ("colorization", "inpainting", "denoising", "edges"),
+    "rgbd": ("depth", "normals", "depth_to_image", "normals_to_image"),
+    "bsds500": ("colorization", "inpainting", "denoising", "edges", "deraining", "demotionblur"),
 }
 """Data set -> its rows."""
 CONTEXTS_TRIED = 100
@@ -138,6 +139,10 @@ def make_row(kind: str, name: str, data: DataSet, held_out: HeldOut | None = Non
     if name in CLASSICAL:
         method = CLASSICAL[name]
         return row(metric=PSNR, metric_name="PSNR", baselines={method.__name__: method})
+    if name in ("deraining", "demotionblur"):
+        return row(metric=PSNR, metric_name="PSNR", baselines={"input_copy": input_copy})
+    if isinstance(REGISTRY[name], GenerationTask):
+        return row(metric=PSNR, metric_name="PSNR")
     if name == "foreground":
         return row(draw_definition=lambda rng, vocabulary: ForegroundDefinition(FOREGROUND))
     if name == "semantic":

@@ -138,7 +138,8 @@ class Questions:
             missing = [name for name in wanted if name not in places]
             if missing:
                 raise InputError(
-                    f"{path}: {len(missing)} of its {len(wanted)} names are not in the data, the first is {missing[0]}"
+                    f"{chosen.names}: {len(missing)} of its {len(wanted)} names are not in the data, "
+                    f"the first is {missing[0]}"
                 )
             return [places[name] for name in wanted]
         if chosen.draw_seed is not None:

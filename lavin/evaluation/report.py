@@ -125,7 +125,10 @@ def tidy(value: Any) -> Any:
 
 
 def to_table(protocol: dict[str, Any], results: Sequence[Result]) -> Table:
-    """One line a row: its metric, the model, the baselines, and how far the best one's error shrank."""
+    """One line a row: its metric, the model, the baselines, and how far the best one's error shrank.
+
+    Of what was published only the first number has room; the JSON has all.
+    """
     table = Table(title=f"{protocol['suite']}: {protocol['model']['name']}", caption=caption(protocol, results))
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
@@ -140,7 +143,7 @@ def to_table(protocol: dict[str, Any], results: Sequence[Result]) -> Table:
             result.task,
             f"{result.metric} {'↑' if result.higher_is_better else '↓'}",
             "unavailable" if result.unavailable else number(result.value),
-            *[listed(result.published)] * published,
+            *[number(next(iter(result.published.values()), math.nan))] * published,
             *map(number, numbers),
             *[listed(own_baselines(result))] * others,
             "–" if math.isnan(result.error_reduction) else f"{100 * result.error_reduction:+.0f} %",

@@ -29,10 +29,14 @@ ROWS = [
     "camvid/semantic",
     "rgbd/depth",
     "rgbd/normals",
+    "rgbd/depth_to_image",
+    "rgbd/normals_to_image",
     "bsds500/colorization",
     "bsds500/inpainting",
     "bsds500/denoising",
     "bsds500/edges",
+    "bsds500/deraining",
+    "bsds500/demotionblur",
 ]
 
 
@@ -227,11 +231,12 @@ def test_the_command_scores_every_row(command, model, data, tmp_path, capsys):
     found = json.loads(content)
     assert [result["task"] for result in found["results"]] == ROWS
     own = {"colorization": "grey_copy", "inpainting": "biharmonic", "denoising": "nl_means"}
+    own |= {"deraining": "input_copy", "demotionblur": "input_copy"}
     for result in found["results"]:
         task = result["task"].split("/")[1]
         names = ["copy_nearest", "mean_target"] + ([own[task]] if task in own else [])
         assert list(result["baselines"]) == names
-        assert (result["metric"] == "PSNR") is (task in own)
+        assert (result["metric"] == "PSNR") is (task in own or task.endswith("to_image"))
         assert (result["queries"], result["pairs"]) == (3, 2)
         numbers = [result["value"], *result["baselines"].values(), *result["ceilings"].values()]
         assert all(isinstance(value, float) for value in numbers)
