@@ -1,6 +1,9 @@
 """Score a model: `python eval/benchmark.py --suite scenes [--model lavin-tiny] [--tasks depth,edges] [--out FILE]`.
 
-On real pictures: `python eval/benchmark.py --suite photos --data DIR`, where DIR holds camvid, bsds500, rgbd or some.
+On small sets of real pictures: `--suite real --data DIR`, where DIR holds camvid, bsds500, rgbd or some.
+By a published protocol: `python eval/benchmark.py configs/eval/NAME.yaml --data DIR [key=value ...]`, where each file's
+head says what DIR holds; all whose data is there: `--suite thesis --data DIR`. On several GPUs or processes:
+`accelerate launch --num_processes N eval/benchmark.py ...`. A run that was cut short goes on with the same command.
 """
 
 import sys
@@ -16,10 +19,11 @@ from lavin.errors import InputError
 from lavin.suggest import unknown
 
 if TYPE_CHECKING:
-    from lavin.pipeline import LavinPipeline
+    from lavin.evaluation.suites import Entrants, Suite
 
-SUITES = ("scenes", "photos")
-POOL = 512
+SUITES = ("scenes", "real", "thesis")
+ALIASES = {"photos": "real"}
+POOL, QUERIES, PAIRS, STEPS, GUIDANCE = 512, 64, 4, 20, 1.5
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,17 +35,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @app.command()
 def benchmark(
-    suite: Annotated[str, typer.Option(help="scenes: held-out procedural scenes, all tasks; photos: real pictures.")],
+    config: Annotated[
+        list[str] | None,
+        typer.Argument(help="A benchmark's YAML file or name, and key=value changes.", show_default=False),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="scenes: held-out procedural scenes, all tasks; real: small sets of real pictures; thesis: all of "
+            "configs/eval whose data is there.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="A bundled model's name, or a model folder.")] = "lavin-tiny",
     data: Annotated[
-        Path | None, typer.Option(help="Of photos: folder with camvid, bsds500, rgbd or some.", show_default=False)
+        Path | None, typer.Option(help="Of all but scenes: the folder of the data sets.", show_default=False)
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these, e.g. depth,normals.", show_default=False)] = None,
-    queries: Annotated[int, typer.Option(help="Queries a task.")] = 64,
-    pairs: Annotated[int, typer.Option(help="Pairs of every context.")] = 4,
-    steps: Annotated[int, typer.Option(help="Points of the time grid; one more than solver steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Weight of the pairs; 1 is no guidance and twice as fast.")] = 1.5,
-    seed: Annotated[int, typer.Option(help="Of queries, contexts and noise.")] = 0,
+    queries: Annotated[
+        int | None, typer.Option(help=f"Queries a task; {QUERIES}, or the benchmark's own.", show_default=False)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many queries a task.", show_default=False)] = None,
+    pairs: Annotated[
+        int | None, typer.Option(help=f"Pairs of every context; {PAIRS}, or the benchmark's own.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help=f"Points of the time grid; one more than solver steps; {STEPS}.", show_default=False),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help=f"Weight of the pairs; 1 is no guidance and twice as fast; {GUIDANCE}.", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of queries, contexts and noise; 0, or the benchmark's own.", show_default=False),
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Of benchmarks: another side in pixels than theirs.", show_default=False)
+    ] = None,
     pool: Annotated[
         int | None,
         typer.Option(help=f"Held-out scenes that queries and pairs are drawn from; {POOL}.", show_default=False),
@@ -49,75 +81,125 @@ def benchmark(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Also score tasks and definitions that the model's training never drew.")
     ] = False,
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a SegGPT checkpoint or a Marigold pipeline; may be repeated.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...; auto takes a CUDA GPU if there is one.")] = (
         "auto"
     ),
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 (autocast).")] = "float32",
     batch: Annotated[int, typer.Option(help="Queries that run together.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="JSON to write.", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write; each sample's scores in a CSV beside it.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Begin anew, and overwrite FILE if it exists.")] = False,
 ) -> None:
     """Print each task's metric beside two baselines: the most similar pair's target copied, and the mean target.
 
-    Photos are restored by classical methods too.
+    Where there is one, the classical method and what was published stand there too.
     """
     from lavin.bundled import find_model
-    from lavin.io import check_free, write_bytes
 
-    if suite not in SUITES:
-        raise InputError(unknown("suite", suite, SUITES))
+    suite = ALIASES.get(suite, suite)
+    given = {"pairs": pairs, "steps": steps, "guidance": guidance, "seed": seed, "resolution": resolution}
+    check_options(config, suite, data, pool, held_out, queries, limit, resolution, tasks)
     if dtype not in DTYPES:
         raise InputError(unknown("dtype", dtype, DTYPES))
-    check_options(suite, data, pool, held_out)
-    if out is not None:
-        check_free(out, force)
     folder = find_model(model)
+    names = None if tasks is None else [name.strip() for name in tasks.split(",")]
 
-    from lavin.evaluation import photos, report, scenes
+    from lavin.evaluation import report, suites
+    from lavin.evaluation.benchmarks import read_benchmark
     from lavin.evaluation.episodes import Settings
 
-    settings = Settings(queries, pairs, steps, guidance, seed, POOL if pool is None else pool, batch, dtype)
-    names = None if tasks is None else [name.strip() for name in tasks.split(",")]
-    unseen, name = scenes.read_held_out(folder), folder.resolve().name
+    asked = QUERIES if queries is None else queries
+    settings = Settings(
+        asked if limit is None else min(asked, limit),
+        PAIRS if pairs is None else pairs,
+        STEPS if steps is None else steps,
+        GUIDANCE if guidance is None else guidance,
+        0 if seed is None else seed,
+        POOL if pool is None else pool,
+        batch,
+        dtype,
+    )
+    changes = [f"{key}={value}" for key, value in given.items() if value is not None]
+    if config:
+        chosen = [read_benchmark(config[0], [*config[1:], *changes])]
+    elif suite == "thesis":
+        chosen = suites.choose_benchmarks(names, changes)
 
-    if suite == "scenes":
-        rows = scenes.task_rows(scenes.trained_tasks(folder) if names is None else names)
-        if held_out:
-            rows += scenes.held_out_rows(unseen, model) + scenes.task_rows(scenes.unseen_tasks(folder))
-        pipeline = load(folder, device)
-        results = list(scenes.evaluate(pipeline, rows, settings, unseen))
-        protocol = scenes.protocol(pipeline, name, settings, unseen)
-    else:
-        pipeline = load(folder, device)
-        data_sets = photos.open_data_sets(data, pipeline.config.sample_size)
-        rows = photos.make_rows(data_sets, names, unseen)
-        results = list(photos.evaluate(pipeline, data_sets, rows, settings, unseen))
-        protocol = photos.protocol(pipeline, name, settings, unseen, data_sets)
+    def make(entrants: "Entrants") -> "Suite":
+        if suite == "scenes":
+            return suites.scenes_suite(entrants, settings, names, held_out, model)
+        if suite == "real":
+            return suites.real_suite(entrants, settings, names, data)
+        title = chosen[0].name if config else suite
+        return suites.benchmark_suite(entrants, title, chosen, data, settings, limit, skip=not config)
 
-    report.print_table(report.to_table(protocol, results))
-    if out is not None:
-        typer.echo(write_bytes(out, report.to_json(protocol, results), force))
+    entrants = enter(folder, device, baseline or [])
+    made = make(entrants)
+    results = suites.run_suite(made, out, force, entrants.share)
+    if entrants.share.is_main:
+        shown = suites.read_results(out) if results is None else results
+        report.print_table(report.to_table(made.protocol, shown))
+        if out is not None:
+            typer.echo(out if results is not None else f"{out} (was there already)")
 
 
-def load(folder: Path, device: str) -> "LavinPipeline":
-    """The model on its device, without bars of its own."""
+def enter(folder: Path, device: str, baselines: Sequence[Path]) -> "Entrants":
+    """The model and its rivals on this process' device, without bars of their own."""
+    from lavin.evaluation.foreign import open_rivals
+    from lavin.evaluation.runner import Share
+    from lavin.evaluation.suites import Entrants
     from lavin.pipeline import LavinPipeline
 
-    pipeline = LavinPipeline.from_pretrained(folder).to(find_device(device))
+    share = Share.of_launch(cpu=device == "cpu")
+    place = share.device if device == "auto" and share.processes > 1 else find_device(device)
+    pipeline = LavinPipeline.from_pretrained(folder).to(place)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return Entrants(pipeline, folder, open_rivals(baselines, place), share)
 
 
-def check_options(suite: str, data: Path | None, pool: int | None, held_out: bool) -> None:
-    """Refuse an option of the other suite, which would change nothing."""
-    if suite == "scenes" and data is not None:
-        raise InputError("--data is for --suite photos; scenes are made, not read")
-    if suite == "photos":
-        if data is None:
-            raise InputError("--suite photos needs --data DIR, a folder with camvid, bsds500, rgbd or some of them")
+def check_options(
+    config: list[str] | None,
+    suite: str | None,
+    data: Path | None,
+    pool: int | None,
+    held_out: bool,
+    queries: int | None,
+    limit: int | None,
+    resolution: int | None,
+    tasks: str | None,
+) -> None:
+    """Refuse options that contradict each other, or would change nothing."""
+    if suite is not None and suite not in SUITES:
+        raise InputError(unknown("suite", suite, (*SUITES, *ALIASES)))
+    if (config is None) == (suite is None):
+        raise InputError("give either a benchmark's YAML file or --suite " + "|".join(SUITES))
+    name = "a benchmark" if config else f"--suite {suite}"
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; it must be at least 1")
+    if suite == "scenes":
+        if data is not None:
+            raise InputError("--data is for --suite real and benchmarks; scenes are made, not read")
+    elif data is None:
+        holds = "a folder with camvid, bsds500, rgbd or some of them" if suite == "real" else "the data sets' folder"
+        raise InputError(f"{name} needs --data DIR, {holds}")
+    else:
         for option, given in (("--pool", pool is not None), ("--held-out", held_out)):
             if given:
-                raise InputError(f"{option} is for --suite scenes; photos have none")
+                raise InputError(f"{option} is for --suite scenes; {name} has none")
+    if suite in ("scenes", "real"):
+        if resolution is not None:
+            raise InputError("--resolution is for benchmarks; scenes and small real sets are of the model's own size")
+    elif queries is not None:
+        raise InputError(
+            "--queries is for --suite scenes and real; benchmarks have lists, and --limit takes their first"
+        )
+    if config and tasks is not None:
+        raise InputError("--tasks is for suites; a benchmark has one task")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,41 @@ CLASSICAL: dict[str, Baseline] = {"colorization": grey_copy, "inpainting": bihar
 """Task -> what there was before networks."""
 
 
+def canny(episode: Episode) -> Tensor:
+    """Boundaries: Canny's lines, which is what the task draws."""
+    return episode.target
+
+
+# --- What needs no eyes -----------------------------------------------------------------------------------------------
+
+
+def input_copy(episode: Episode) -> Tensor:
+    """Restoration: the damaged picture as it is."""
+    return episode.query.input
+
+
+def all_foreground(episode: Episode) -> Tensor:
+    """White everywhere: every pixel belongs to it, or the box is the picture."""
+    return torch.ones_like(episode.target)
+
+
+def flat(episode: Episode) -> Tensor:
+    """Depth: the same everywhere; aligned, it is the best constant disparity."""
+    return torch.zeros_like(episode.target)
+
+
+def facing(episode: Episode) -> Tensor:
+    """Normals: all towards the viewer, (0, 0, 1)."""
+    return torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1, 1).expand_as(episode.target).clone()
+
+
+NAMED: dict[str, Baseline] = {
+    method.__name__: method
+    for method in (grey_copy, biharmonic, nl_means, canny, input_copy, all_foreground, flat, facing)
+}
+"""What a benchmark's ``baselines`` may name."""
+
+
 def skimage_restoration() -> ModuleType:
     """The package of the classical methods.
 
@@ -76,6 +111,11 @@ def hole_of(episode: Episode) -> np.ndarray:
     if len(rows):
         hole[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
     return hole
+
+
+def paste_known(clip: Tensor, episode: Episode) -> Tensor:
+    """A prediction inside the hole, the input around it."""
+    return torch.where(torch.from_numpy(hole_of(episode)), clip, episode.query.input)
 
 
 def as_picture(clip: Tensor) -> np.ndarray:

@@ -45,6 +45,28 @@ class Settings:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
+def read_and_truth(clip: Tensor, episode: Episode) -> tuple[Any, Any]:
+    """What a task reads from a predicted clip, and the truth at the clip's size."""
+    return episode.task.read(clip, episode.definition), episode.truth
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a row: a metric, and what of a prediction it compares with what of an episode."""
+
+    name: str
+    metric: Callable[[], Any]
+    """Makes it, or raises ``Unavailable``."""
+    compare: Callable[[Tensor, Episode], tuple[Any, Any]] = read_and_truth
+    """(predicted clip, episode) -> what ``update`` takes."""
+    of_depth: Callable[[], Any] | None = None
+    """The metric for those who predict depth where the task's code is disparity; None for the same one."""
+    first: int | None = None
+    """Only so many queries of the row count; None for all."""
+    published: Mapping[str, float] = field(default_factory=dict)
+    """Method -> its published value by this protocol."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the report: a task, what its definitions are, and what it is compared with."""
@@ -59,6 +81,12 @@ class Row:
     metric_name: str | None = None
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     """Name -> method beside the two that every row has."""
+    scores: tuple[Score, ...] = ()
+    """What is reported, the most telling first; none is ``metric`` alone."""
+
+    @property
+    def all_scores(self) -> tuple[Score, ...]:
+        return self.scores or (Score(self.metric_name or self.task.metric_name, self.metric or self.task.metric),)
 
 
 def episode_rng(seed: int, row: str, index: int) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""The suite ``photos``: real pictures. Pairs come from a data set's training split, queries from its validation split.
+"""The suite ``real``: real pictures. Pairs come from a data set's training split, queries from its validation split.
 
 Beside the baselines of every suite, restorations are compared with the classical method of their kind.
 """
@@ -21,15 +21,18 @@ from lavin.data.mixture import Episode, accepted
 from lavin.data.photos import KINDS, CamVid, Photos, open_photos
 from lavin.data.sample import Vocabulary
 from lavin.errors import InputError
-from lavin.evaluation import report, scores
-from lavin.evaluation.baselines import CLASSICAL, skimage_restoration
+from lavin.evaluation import report
+from lavin.evaluation.baselines import CLASSICAL, input_copy, skimage_restoration
 from lavin.evaluation.episodes import Row, Settings, episode_rng
+from lavin.evaluation.predictors import Lavin
+from lavin.evaluation.runner import Runner
 from lavin.evaluation.scores import Result
 from lavin.labels import find_task
 from lavin.metrics.restoration import PSNR
 from lavin.pipeline import LavinPipeline
 from lavin.suggest import unknown
 from lavin.tasks import REGISTRY, Definition, HeldOut
+from lavin.tasks.generation import GenerationTask
 from lavin.tasks.regions import ForegroundDefinition
 
 FOREGROUND = "road"
@@ -38,8 +41,8 @@ CLASSES = 5
 """Classes of CamVid that its semantic row draws: those that cover most of the training split."""
 TASKS = {
     "camvid": ("foreground", "semantic"),
-    "rgbd": ("depth", "normals"),
-    "bsds500": ("colorization", "inpainting", "denoising", "edges"),
+    "rgbd": ("depth", "normals", "depth_to_image", "normals_to_image"),
+    "bsds500": ("colorization", "inpainting", "denoising", "edges", "deraining", "demotionblur"),
 }
 """Data set -> its rows."""
 CONTEXTS_TRIED = 100
@@ -136,6 +139,10 @@ def make_row(kind: str, name: str, data: DataSet, held_out: HeldOut | None = Non
     if name in CLASSICAL:
         method = CLASSICAL[name]
         return row(metric=PSNR, metric_name="PSNR", baselines={method.__name__: method})
+    if name in ("deraining", "demotionblur"):
+        return row(metric=PSNR, metric_name="PSNR", baselines={"input_copy": input_copy})
+    if isinstance(REGISTRY[name], GenerationTask):
+        return row(metric=PSNR, metric_name="PSNR")
     if name == "foreground":
         return row(draw_definition=lambda rng, vocabulary: ForegroundDefinition(FOREGROUND))
     if name == "semantic":
@@ -166,16 +173,21 @@ def evaluate(
     rows: Sequence[Row],
     settings: Settings,
     held_out: HeldOut | None = None,
+    runner: Runner | None = None,
 ) -> Iterator[Result]:
     """Score rows, one after another.
+
+    Args:
+        runner: who answers beside the model, and where answers are kept; None for the model alone.
 
     Raises:
         InputError: the settings do not suit the model, or a data set has no fitting pictures.
     """
     pipeline.check_inputs(settings.steps, settings.guidance_scale, "pt", task=None, ensemble_size=1)
+    runner = runner or Runner(Lavin(pipeline, settings), settings)
     for row in tqdm(rows, desc="rows", disable=None):  # None: unless stderr is a terminal
         draw = partial(data_sets[row.name.split("/")[0]].draw_episode, row, settings.pairs, settings.seed)
-        yield scores.evaluate_row(pipeline, row, partial(draw, held_out=held_out), settings)
+        yield from runner.evaluate(row, partial(draw, held_out=held_out))
 
 
 def protocol(
@@ -198,7 +210,7 @@ def protocol(
         kind: {"train": len(data.train), "validation": len(data.validation)} for kind, data in data_sets.items()
     }
     data = {
-        "suite": "photos",
+        "suite": "real",
         "split": "pairs from train, queries from validation",
         "seeds": {"episodes": settings.seed, "noise": settings.seed},
         "pictures": pictures,

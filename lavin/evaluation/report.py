@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from lavin.pipeline import LavinPipeline
     from lavin.tasks import HeldOut
 
+VERSION = 2
+"""Of protocol and results; files of another one cannot be compared, nor gone on with."""
 DIGITS = 6
 """Decimals in the JSON; the last ones of a float32 mean nothing."""
 PIPE_WIDTH = 120
@@ -27,7 +33,7 @@ PIPE_WIDTH = 120
 
 
 def protocol(pipeline: LavinPipeline, model: str, settings: Settings, held_out: HeldOut | None) -> dict[str, Any]:
-    """What the numbers of any suite depend on beside its data.
+    """What the numbers of a suite with one set of settings depend on beside its data.
 
     Args:
         model: its name, not its place.
@@ -36,6 +42,15 @@ def protocol(pipeline: LavinPipeline, model: str, settings: Settings, held_out: 
         "queries": settings.queries,
         "pairs": settings.pairs,
         "resolution": pipeline.config.sample_size,
+        "steps": settings.steps,
+        "guidance": settings.guidance_scale,
+    } | environment(pipeline, model, settings, held_out)
+
+
+def environment(pipeline: LavinPipeline, model: str, settings: Settings, held_out: HeldOut | None) -> dict[str, Any]:
+    """What the numbers of any suite depend on beside its data and its settings: the model, the code, the machine."""
+    return {
+        "version": VERSION,
         "held_out": None
         if held_out is None
         else {
@@ -43,9 +58,7 @@ def protocol(pipeline: LavinPipeline, model: str, settings: Settings, held_out: 
             "colours": list(held_out.colours),
             "palettes": [list(colour) for colour in held_out.palettes],
         },
-        "steps": settings.steps,
         "time_grid": pipeline.config.time_grid,
-        "guidance": settings.guidance_scale,
         "precision": settings.precision,
         "device": pipeline.device.type,
         "batch": settings.batch,
@@ -54,48 +67,105 @@ def protocol(pipeline: LavinPipeline, model: str, settings: Settings, held_out: 
             "weights": {"stvae": fingerprint(pipeline.stvae), "jdit": fingerprint(pipeline.jdit)},
         },
         "lavin": __version__,
+        "code": code_hash(),
     }
+
+
+def code_hash() -> str:
+    """Of the package's sources, so that numbers of another state of the code are told apart."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def to_json(protocol: dict[str, Any], results: Sequence[Result]) -> bytes:
     """``{"protocol": {...}, "results": [{...}, ...]}``, the same bytes for the same numbers; NaN becomes null."""
-    content = {"protocol": protocol, "results": [tidy(asdict(result)) for result in results]}
+    content = {"protocol": tidy(protocol), "results": [to_record(result) for result in results]}
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+OPTIONAL = ("unavailable", "published", "failures")
+"""Fields of a result that stand in its record only where they say something."""
+
+
+def to_record(result: Result) -> dict[str, Any]:
+    """A result as the JSON has it; the samples have a file of their own."""
+    fields = asdict(replace(result, samples=[]))
+    del fields["samples"]
+    return {name: tidy(value) for name, value in fields.items() if name not in OPTIONAL or value not in (None, {})}
+
+
+def to_csv(results: Sequence[Result]) -> bytes:
+    """One line a query and score: ``task, metric, index, query, pairs`` (ids, blanks between them), then a column for
+    everybody's score of it, empty where there is none."""
+    fixed = ["task", "metric", "index", "query", "pairs"]
+    names = dict.fromkeys(name for result in results for sample in result.samples for name in sample)
+    columns = fixed + [name for name in names if name not in fixed]
+    text = io.StringIO()
+    lines = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    lines.writeheader()
+    for result in results:
+        for sample in result.samples:
+            values = {name: "" if tidy(value) is None else tidy(value) for name, value in sample.items()}
+            lines.writerow({"task": result.task, "metric": result.metric, **values})
+    return text.getvalue().encode()
+
+
 def tidy(value: Any) -> Any:
-    """Floats rounded, NaN and infinity as None, inside dictionaries too."""
+    """Floats rounded, NaN and infinity as None, inside dictionaries and lists too."""
     if isinstance(value, dict):
         return {name: tidy(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [tidy(item) for item in value]
     if isinstance(value, float):
         return round(value, DIGITS) if math.isfinite(value) else None
     return value
 
 
 def to_table(protocol: dict[str, Any], results: Sequence[Result]) -> Table:
-    """One line a row: its metric, the model, the baselines, and how far the best one's error shrank."""
-    table = Table(
-        title=f"{protocol['suite']}: {protocol['model']['name']}",
-        caption=f"{protocol['queries']} queries, {protocol['pairs']} pairs, {protocol['resolution']} px, "
-        f"{protocol['steps']} steps, guidance {protocol['guidance']:g}, {protocol['precision']}",
-    )
+    """One line a row: its metric, the model, the baselines, and how far the best one's error shrank.
+
+    Of what was published only the first number has room; the JSON has all.
+    """
+    table = Table(title=f"{protocol['suite']}: {protocol['model']['name']}", caption=caption(protocol, results))
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     others = any(own_baselines(result) for result in results)
-    for name in ("model", "copy nearest", "mean target", *["others"] * others, "error reduction", "tokenizer"):
+    published = any(result.published for result in results)
+    names = ["model", *["published"] * published, "copy nearest", "mean target", *["others"] * others]
+    for name in (*names, "error reduction", "tokenizer"):
         table.add_column(name, justify="right", no_wrap=name == "others")
     for result in results:
-        numbers = [result.value, result.baselines["copy_nearest"], result.baselines["mean_target"]]
-        named = [f"{name.replace('_', ' ')} {number(value)}" for name, value in own_baselines(result).items()]
+        numbers = [result.baselines.get(name, math.nan) for name in ("copy_nearest", "mean_target")]
         table.add_row(
             result.task,
             f"{result.metric} {'↑' if result.higher_is_better else '↓'}",
+            "unavailable" if result.unavailable else number(result.value),
+            *[number(next(iter(result.published.values()), math.nan))] * published,
             *map(number, numbers),
-            *[", ".join(named)] * others,
+            *[listed(own_baselines(result))] * others,
             "–" if math.isnan(result.error_reduction) else f"{100 * result.error_reduction:+.0f} %",
-            number(result.ceilings["tokenizer"]),
+            number(result.ceilings.get("tokenizer", math.nan)),
         )
     return table
+
+
+def caption(protocol: dict[str, Any], results: Sequence[Result]) -> str:
+    """The settings, and why numbers are missing or data was skipped."""
+    parts = []
+    if "queries" in protocol:
+        parts += [f"{protocol['queries']} queries, {protocol['pairs']} pairs, {protocol['resolution']} px"]
+        parts += [f"{protocol['steps']} steps, guidance {protocol['guidance']:g}"]
+    lines = [", ".join([*parts, protocol["precision"]])]
+    lines += dict.fromkeys(result.unavailable for result in results if result.unavailable)
+    lines += [f"skipped {row}: {reason}" for row, reason in protocol.get("skipped", {}).items()]
+    return "\n".join(lines)
+
+
+def listed(numbers: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in numbers.items())
 
 
 def own_baselines(result: Result) -> dict[str, float]:

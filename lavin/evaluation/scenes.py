@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from lavin.data.mixture import Episode, Pool, scenes_for
 from lavin.data.sample import Vocabulary
 from lavin.data.scenes import Scenes
 from lavin.errors import InputError
-from lavin.evaluation import report, scores
+from lavin.evaluation import report
 from lavin.evaluation.episodes import Row, Settings, draw_episode, episode_rng, noise_generator
 from lavin.evaluation.predictions import predict
+from lavin.evaluation.predictors import Lavin
+from lavin.evaluation.runner import Runner
 from lavin.evaluation.scores import Result
 from lavin.pipeline import LavinPipeline, find_task
 from lavin.tasks import REGISTRY, Definition, HeldOut, Task, codes
@@ -28,6 +29,8 @@ from lavin.tasks.regions import ForegroundDefinition
 SPLIT = "validation"
 SCENES_SEED = 0
 """Series of scenes; the suite's seed draws episodes from it."""
+BINARY_MASKS = ("foreground", "detection", "referring", "referring_caption")
+"""Tasks whose target is white on black."""
 TRIES = 20
 """Episodes tried for every one that ``follows_context`` needs."""
 
@@ -65,6 +68,17 @@ def unseen_tasks(folder: Path) -> list[str]:
     path = folder / TRAINING_RECORD
     tasks = read_json(path).get("config", {}).get("tasks", {}) if path.exists() else {}
     return sorted(find_task(name).name for name in tasks.get("held_out_tasks", []))
+
+
+def read_seen(folder: Path) -> dict[str, Any] | None:
+    """What a model's training drew, for the report: ``tasks``, those of them that are ``binary_masks`` (so that a
+    foreground benchmark asks for nothing unseen), and ``classes`` of scenes; None where there is no ``training.json``.
+    """
+    if not (folder / TRAINING_RECORD).exists():
+        return None
+    tasks, held_out = trained_tasks(folder), read_held_out(folder)
+    classes = [name for name in Scenes.vocabulary.things if name not in held_out.classes]
+    return {"tasks": tasks, "binary_masks": [name for name in BINARY_MASKS if name in tasks], "classes": classes}
 
 
 def held_out_rows(held_out: HeldOut | None, model: str) -> list[Row]:
@@ -146,10 +160,12 @@ def evaluate(
     rows: Sequence[Row],
     settings: Settings,
     held_out: HeldOut | None = None,
+    runner: Runner | None = None,
 ) -> Iterator[Result]:
     """Score rows, one after another.
 
     Args:
+        runner: who answers beside the model, and where answers are kept; None for the model alone.
         held_out: what the model's training never drew: left out of rows that do not ask for it, so that a row is
             either of the seen or of the unseen.
 
@@ -158,8 +174,9 @@ def evaluate(
     """
     check_settings(pipeline, settings)
     pools = Pools(pipeline.config.sample_size, settings.pool)
+    runner = runner or Runner(Lavin(pipeline, settings), settings)
     for row in tqdm(rows, desc="tasks", disable=None):  # None: unless stderr is a terminal
-        yield evaluate_row(pipeline, pools.of(row.task), row, settings, held_out)
+        yield from run_row(runner, pools.of(row.task), row, held_out)
 
 
 class Pools:
@@ -193,9 +210,19 @@ def check_settings(pipeline: LavinPipeline, settings: Settings) -> None:
 def evaluate_row(
     pipeline: LavinPipeline, pool: Pool, row: Row, settings: Settings, held_out: HeldOut | None = None
 ) -> Result:
-    """Score one row on episodes from a pool; see ``scores.evaluate_row``."""
-    draw = partial(draw_episode, pool, row, settings.pairs, settings.seed, held_out=held_out)
-    return scores.evaluate_row(pipeline, row, lambda index: draw(index=index), settings)
+    """Score one row on episodes from a pool."""
+    (result,) = run_row(Runner(Lavin(pipeline, settings), settings), pool, row, held_out)
+    return result
+
+
+def run_row(runner: Runner, pool: Pool, row: Row, held_out: HeldOut | None = None) -> list[Result]:
+    """Score one row on episodes from a pool; see ``Runner``."""
+    settings = runner.settings
+
+    def draw(index: int) -> Episode:
+        return draw_episode(pool, row, settings.pairs, settings.seed, index, held_out)
+
+    return runner.evaluate(row, draw)
 
 
 def protocol(pipeline: LavinPipeline, model: str, settings: Settings, held_out: HeldOut | None) -> dict[str, Any]:

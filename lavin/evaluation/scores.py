@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from lavin.data.mixture import Episode
-from lavin.evaluation.baselines import BASELINES
-from lavin.evaluation.episodes import Row, Settings, noise_generator
-from lavin.evaluation.predictions import predict, reconstruct
-from lavin.pipeline import LavinPipeline
 
 
 @dataclass(frozen=True)
@@ -31,34 +28,14 @@ class Result:
     """1 - error / error of the best baseline."""
     ceilings: dict[str, float]
     """``code``: the true target, painted and read; ``tokenizer``: after a trip through the ST-VAE."""
-
-
-def evaluate_row(pipeline: LavinPipeline, row: Row, draw: Callable[[int], Episode], settings: Settings) -> Result:
-    """Score one row's predictions, its baselines and its ceilings on the same episodes.
-
-    Args:
-        draw: the row's episode of that index.
-    """
-    episodes, predictions, reconstructions = [], [], []
-    for start in range(0, settings.queries, settings.batch):
-        indices = range(start, min(start + settings.batch, settings.queries))
-        batch = [draw(index) for index in indices]
-        generators = [noise_generator(settings.seed, row.name, index) for index in indices]
-        episodes += batch
-        predictions += predict(pipeline, batch, generators, settings)
-        reconstructions += reconstruct(pipeline, [episode.target for episode in batch], settings.precision)
-
-    def scored(clips: Sequence[Tensor]) -> float:
-        return score(episodes, clips, row.metric)
-
-    metric, better = row.metric_name or row.task.metric_name, bool((row.metric or row.task.metric)().higher_is_better)
-    value = scored(predictions)
-    baselines = {
-        name: scored([answer(one) for one in episodes]) for name, answer in (BASELINES | row.baselines).items()
-    }
-    ceilings = {"code": scored([one.target for one in episodes]), "tokenizer": scored(reconstructions)}
-    reduction = error_reduction(metric, value, better, baselines)
-    return Result(row.name, metric, value, better, baselines, len(episodes), settings.pairs, reduction, ceilings)
+    unavailable: str | None = None
+    """Why there is no number at all."""
+    published: dict[str, float] = field(default_factory=dict)
+    """Method -> its value by the same protocol, as published."""
+    failures: int | None = None
+    """Depth: predictions that were upside down, negative scale after alignment."""
+    samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """One record a query: ``index``, ``query``, ``pairs``, and everybody's score by name."""
 
 
 def score(episodes: Sequence[Episode], clips: Sequence[Tensor], new_metric: Callable | None = None) -> float:

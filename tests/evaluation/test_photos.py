@@ -29,10 +29,14 @@ ROWS = [
     "camvid/semantic",
     "rgbd/depth",
     "rgbd/normals",
+    "rgbd/depth_to_image",
+    "rgbd/normals_to_image",
     "bsds500/colorization",
     "bsds500/inpainting",
     "bsds500/denoising",
     "bsds500/edges",
+    "bsds500/deraining",
+    "bsds500/demotionblur",
 ]
 
 
@@ -227,16 +231,17 @@ def test_the_command_scores_every_row(command, model, data, tmp_path, capsys):
     found = json.loads(content)
     assert [result["task"] for result in found["results"]] == ROWS
     own = {"colorization": "grey_copy", "inpainting": "biharmonic", "denoising": "nl_means"}
+    own |= {"deraining": "input_copy", "demotionblur": "input_copy"}
     for result in found["results"]:
         task = result["task"].split("/")[1]
         names = ["copy_nearest", "mean_target"] + ([own[task]] if task in own else [])
         assert list(result["baselines"]) == names
-        assert (result["metric"] == "PSNR") is (task in own)
+        assert (result["metric"] == "PSNR") is (task in own or task.endswith("to_image"))
         assert (result["queries"], result["pairs"]) == (3, 2)
         numbers = [result["value"], *result["baselines"].values(), *result["ceilings"].values()]
         assert all(isinstance(value, float) for value in numbers)
     protocol = found["protocol"]
-    assert (protocol["suite"], protocol["resolution"], protocol["model"]["name"]) == ("photos", 32, "small")
+    assert (protocol["suite"], protocol["resolution"], protocol["model"]["name"]) == ("real", 32, "small")
     assert protocol["pictures"] == {
         "camvid": {"train": 4, "validation": 4},
         "rgbd": {"train": 16, "validation": 3},
@@ -259,14 +264,14 @@ def test_the_bundled_model_takes_any_subset_of_the_data(command, data, tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--suite photos", "--suite photos needs --data DIR"),
+        ("--suite real", "--suite real needs --data DIR"),
         ("--suite photos --data {empty}", "none of the subfolders camvid, bsds500, rgbd"),
         ("--suite photos --data {data} --tasks dept", "did you mean 'depth'?"),
         ("--suite photos --data {data} --tasks pose", "unknown task of these photos 'pose'"),
         ("--suite photos --data {data} --tasks edges --pairs 9", "4 training pictures fit, not 9; take fewer pairs"),
         ("--suite photos --data {data} --pool 9", "--pool is for --suite scenes"),
         ("--suite photos --data {data} --held-out", "--held-out is for --suite scenes"),
-        ("--suite scenes --data {data}", "--data is for --suite photos"),
+        ("--suite scenes --data {data}", "--data is for --suite real"),
         ("--suite photo --data {data}", "did you mean 'photos'?"),
     ],
 )
