@@ -9,13 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lavin.errors import InputError
+from lavin.training.buckets import buckets_of, shapes_of
 from lavin.training.config_files import load_config, to_dict
-from lavin.training.data_config import CacheConfig, PhotosConfig, ScenesConfig, StreamConfig, TasksConfig
+from lavin.training.data_config import (
+    BucketConfig,
+    CacheConfig,
+    PhotosConfig,
+    ScenesConfig,
+    StreamConfig,
+    TasksConfig,
+)
 from lavin.training.run_config import OptimizerConfig, RunConfig, check_positive
 
 __all__ = [
-    "CacheConfig", "OptimizerConfig", "PhotosConfig", "PretrainConfig", "RunConfig", "STVAEConfig", "ScenesConfig",
-    "StreamConfig", "TasksConfig", "check_positive", "check_stream", "load_config", "to_dict",
+    "BucketConfig", "CacheConfig", "OptimizerConfig", "PhotosConfig", "PretrainConfig", "RunConfig", "STVAEConfig",
+    "ScenesConfig", "StreamConfig", "TasksConfig", "check_positive", "check_stream", "load_config", "to_dict",
 ]  # fmt: skip
 
 
@@ -83,8 +91,15 @@ class PretrainConfig:
     the pairs mean is decided there, and at high resolution only there."""
     train_pairs: int = 5
     """Pairs of a training sequence; a causal model has each as a target, so it sees contexts of 0 to this - 1."""
+    min_context: int | None = None
+    """Least pairs of a context; each step draws its contexts' length from this to ``train_pairs`` - 1. None: from 1 for
+    a ``full`` model, as in the thesis; a ``causal`` one then draws nothing, since each sequence trains all lengths."""
     context_dropout: float = 0.1
     """Chance that a sequence of a ``full`` model loses its pairs (thesis: 0.1); causal models train that anyway."""
+    buckets: list[BucketConfig] = field(default_factory=list)
+    """Shapes of batches; each step draws one. Empty for the one of ``scenes``. A batch has ``run.batch_size`` sequences
+    at the shape of ``scenes``, and at another as many as have that many tokens. The exported model works at
+    ``scenes.size``, and panels are made there."""
     l1_weight: float = 0.0
     """Weight of the mean absolute error of the velocity (release: 0.1)."""
     init: str | None = None
@@ -95,12 +110,40 @@ class PretrainConfig:
 
     def __post_init__(self):
         check_positive(self, "train_pairs")
-        self.tasks.resolve(self.scenes, self.stream.people_share > 0)
+        self.tasks.resolve(self.scenes, self.stream.people_share > 0, shapes_of(self))
         check_stream(self)
+        self.check_contexts()
         if self.export_dtype not in ("float32", "float16", "bfloat16"):
             raise InputError(f"export_dtype is '{self.export_dtype}'; it must be float32, float16 or bfloat16")
         if self.train_pairs > self.cache.pairs:
             raise InputError(f"train_pairs is {self.train_pairs}; the cache holds contexts of {self.cache.pairs} pairs")
+        buckets_of(self)
+
+    @property
+    def causal(self) -> bool:
+        """Whether the model trains all targets of a sequence in parallel."""
+        return self.model.get("attention", "full") == "causal"
+
+    @property
+    def sequence_lengths(self) -> range:
+        """Pairs of a sequence, the query's among them, of which each step draws one."""
+        least = self.min_context
+        if least is None:
+            least = self.train_pairs - 1 if self.causal else 1
+        return range(least + 1, self.train_pairs + 1)
+
+    def check_contexts(self) -> None:
+        """Refuse lengths and chances that no context has."""
+        least = 0 if self.causal else 1
+        if self.train_pairs <= least:
+            raise InputError(
+                f"train_pairs is {self.train_pairs}; a 'full' model needs 2 or more, the query's among them"
+            )
+        if self.min_context is not None and not least <= self.min_context < self.train_pairs:
+            known = f"{least} to {self.train_pairs - 1} (train_pairs - 1)"
+            raise InputError(f"min_context is {self.min_context}; it must be {known}")
+        if not 0 <= self.context_dropout <= 1:
+            raise InputError(f"context_dropout is {self.context_dropout}; it must be in [0, 1]")
 
 
 def check_stream(config: STVAEConfig | PretrainConfig) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -62,6 +62,15 @@ def refuse_unknown_keys(schema: type, values: Any, path: str, prefix: str = "", 
         nested = fields[key].default_factory
         if dataclasses.is_dataclass(nested):
             refuse_unknown_keys(nested, value, path, f"{prefix}{key}.", top or schema)
+        elif listed := dataclass_in_list(schema, key):
+            for number, entry in enumerate(value if isinstance(value, list) else []):
+                refuse_unknown_keys(listed, entry, path, f"{prefix}{key}[{number}].", top or schema)
+
+
+def dataclass_in_list(schema: type, key: str) -> type | None:
+    """What a field's list is of, if it is of dataclasses."""
+    of = get_args(get_type_hints(schema)[key])
+    return of[0] if of and dataclasses.is_dataclass(of[0]) else None
 
 
 def all_keys(schema: type, prefix: str = "") -> list[str]:

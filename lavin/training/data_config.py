@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,17 +34,23 @@ class ScenesConfig:
         if self.frames % 4 != 1:
             raise InputError(f"scenes.frames is {self.frames}; it must be 1, or 1 + 4k for clips")
 
-    def source(self, split: str):
-        """The scenes of a split: ``train`` or ``validation``."""
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.size, self.size
+
+    def source(self, split: str, people: bool | None = None):
+        """The scenes of a split, ``train`` or ``validation``; with or without people whatever the config says."""
         from lavin.data.scenes import Scenes
 
-        return Scenes(split, size=self.size, frames=self.frames, people=self.people)
+        people = self.people if people is None else people
+        return Scenes(split, size=self.sides, frames=self.frames, people=people)
 
-    def shows(self, task: str) -> bool:
+    def shows(self, task: str, with_people: bool = False) -> bool:
         """Whether a registered task can be drawn from these scenes."""
         from lavin.tasks import get_task
 
-        return self.why_not(get_task(task)) is None
+        return self.why_not(get_task(task), with_people) is None
 
     def why_not(self, task, with_people: bool = False) -> str | None:
         """What keeps a task from being drawn from these scenes, in words; None if nothing does.
@@ -57,9 +64,43 @@ class ScenesConfig:
             return f"set scenes.frames to {'1 + 4k, it is a task of clips' if task.clips else '1, it is of pictures'}"
         if task.people and not (self.people or with_people):
             return "it needs people: set scenes.people to true, or stream.people_share"
-        if task.name == "referring_caption" and self.size < 64:
+        if task.name == "referring_caption" and min(self.sides) < 64:
             return "its captions need pictures of 64 pixels"
         return None
+
+
+@dataclass
+class BucketConfig:
+    """Batches of one shape, among others in the same run."""
+
+    height: int = 64
+    """Of the pictures, pixels; a multiple of 16."""
+    width: int = 64
+    """Likewise."""
+    frames: int = 1
+    """1 for pictures; 1 + 4k for clips."""
+    weight: float = 1.0
+    """How often a batch is of this shape, relative to the other buckets."""
+
+    def __post_init__(self):
+        check_positive(self, "height", "width", "frames", "weight")
+        for name in ("height", "width"):
+            if getattr(self, name) % 16:
+                raise InputError(f"buckets: {name} is {getattr(self, name)}; it must be a multiple of 16")
+        if self.frames % 4 != 1:
+            raise InputError(f"buckets: frames is {self.frames}; it must be 1, or 1 + 4k for clips")
+
+
+@dataclass
+class BucketScenes(ScenesConfig):
+    """The scenes of one bucket: as configured, in its shape."""
+
+    height: int = 64
+    width: int = 64
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        return self.height, self.width
 
 
 @dataclass
@@ -77,31 +118,39 @@ class TasksConfig:
     held_out_palettes: list[Any] = field(default_factory=list)
     """8-bit RGB triples that no definition draws with."""
 
-    def resolve(self, scenes: ScenesConfig, with_people: bool = False) -> None:
+    def resolve(
+        self, scenes: ScenesConfig, with_people: bool = False, shapes: Sequence[ScenesConfig] | None = None
+    ) -> None:
         """Fill in the weights if there are none, and check that the scenes can show every task that has one.
 
         Args:
             with_people: some scenes have people although ``scenes.people`` is False.
+            shapes: the scenes as the buckets have them; a task must be shown by one of them.
 
         Raises:
             InputError: an unknown task (the message suggests the nearest), one that these scenes cannot show or that
                 is held out, a negative weight, or none above zero.
         """
+        shapes = shapes or [scenes]
         from lavin.tasks import REGISTRY
 
         for key, names in (("weights", self.weights), ("held_out_tasks", self.held_out_tasks)):
             for name in names:
                 if name not in REGISTRY:
                     raise InputError(f"tasks.{key}: {unknown('task', name, REGISTRY)}")
-        shown = [name for name, task in REGISTRY.items() if scenes.why_not(task, with_people) is None]
+        reasons = {
+            name: [shape.why_not(task, with_people) for shape in shapes if shape.why_not(task, with_people)]
+            for name, task in REGISTRY.items()
+        }
+        shown = [name for name, found in reasons.items() if len(found) < len(shapes)]
         self.weights = self.weights or {name: 1.0 for name in sorted(shown) if name not in self.held_out_tasks}
         for name, weight in self.weights.items():
             if weight < 0:
                 raise InputError(f"tasks.weights.{name} is {weight}; it must not be negative")
             if weight and name in self.held_out_tasks:
                 raise InputError(f"task '{name}' has a weight and is in tasks.held_out_tasks; take it out of one")
-            if weight and (reason := scenes.why_not(REGISTRY[name], with_people)):
-                raise InputError(f"tasks.weights.{name}: {reason}")
+            if weight and name not in shown:
+                raise InputError(f"tasks.weights.{name}: {reasons[name][0]}")
         if not any(self.weights.values()):
             raise InputError("tasks.weights are all zero; give at least one task a weight")
 
@@ -110,9 +159,13 @@ class TasksConfig:
         total = sum(self.weights.values())
         return {name: weight / total for name, weight in self.weights.items() if weight}
 
-    def on_scenes(self, scenes: ScenesConfig) -> TasksConfig:
-        """These tasks without those that scenes without people cannot show."""
-        weights = {name: weight for name, weight in self.weights.items() if scenes.shows(name)}
+    def on_scenes(self, scenes: ScenesConfig, with_people: bool = False) -> TasksConfig:
+        """These tasks without those that the scenes cannot show.
+
+        Args:
+            with_people: some scenes have people although ``scenes.people`` is False.
+        """
+        weights = {name: weight for name, weight in self.weights.items() if scenes.shows(name, with_people)}
         return dataclasses.replace(self, weights=weights)
 
     def held_out(self):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -51,6 +51,8 @@ class RunConfig:
     """Steps between exports of the averaged weights alone, to ``exports/``; 0 for one at the end."""
     keep_exports: int = 2
     """Older exports are removed; the one at the end is apart from them."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where numbers and panels go: ``tensorboard``, ``wandb`` and what else accelerate knows; empty for none."""
     overfit_batch: bool = False
     """Sanity run: train on the first batch for ever; a healthy set-up drives its loss to near zero."""
 
@@ -68,6 +70,10 @@ class RunConfig:
             raise InputError("run.attention=flex needs a GPU and run.compile=true; use sdpa")
         if self.precision not in ("bf16", "fp32"):
             raise InputError(f"run.precision is '{self.precision}'; it must be 'bf16' or 'fp32'")
+        if self.trackers != ["tensorboard"]:
+            from lavin.training.tracking import check_trackers
+
+            check_trackers(self.trackers)
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"run.ema_decay is {self.ema_decay}; it must be in [0, 1)")
 

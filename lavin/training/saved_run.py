@@ -27,16 +27,25 @@ class SavedRun:
         model: what is trained.
         run, optimizer: configurations.
         record: the resolved configuration, saved in every checkpoint.
+        many_shapes: whether batches differ in shape: compiled blocks then take any after the first, instead of being
+            compiled for each, of which torch gives up after eight.
     """
 
-    def __init__(self, model: nn.Module, run: RunConfig, optimizer: OptimizerConfig, record: dict[str, Any]):
+    def __init__(
+        self,
+        model: nn.Module,
+        run: RunConfig,
+        optimizer: OptimizerConfig,
+        record: dict[str, Any],
+        many_shapes: bool = False,
+    ):
         self.run, self.schedule, self.record = run, optimizer, record
         self.folder = Path(run.output_dir)
         self.accelerator = make_accelerator(run)
         if run.gradient_checkpointing:
             model.enable_gradient_checkpointing()
         if run.compile:
-            model.compile_repeated_blocks(dynamic=False)
+            model.compile_repeated_blocks(dynamic=None if many_shapes else False)
         self.sizes = {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
         self.sizes.pop("attention_backend", None)  # a kernel, which resuming may change
         self.engine = make_engine(self.accelerator, model, run, optimizer)

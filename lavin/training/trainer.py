@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lavin.errors import LavinError
+from lavin.training.monitor import Monitor, progress_line
 from lavin.training.randomness import numpy_rng, torch_rng
 from lavin.training.run_config import OptimizerConfig, RunConfig
 from lavin.training.saved_run import SavedRun
 from lavin.training.schedule import learning_rate_factor
 from lavin.training.signals import deaf_to_interrupts, signals_noted
+from lavin.training.tracking import show_panels, start_trackers
 
 __all__ = ["Trainer", "deaf_to_interrupts", "learning_rate_factor", "numpy_rng", "torch_rng"]
 
@@ -37,13 +39,22 @@ class Trainer(SavedRun):
         model: what is trained.
         run, optimizer: configurations.
         record: the resolved configuration, saved in every checkpoint.
+        many_shapes: whether batches differ in shape; see ``SavedRun``.
     """
 
-    def __init__(self, model: nn.Module, run: RunConfig, optimizer: OptimizerConfig, record: dict[str, Any]):
+    def __init__(
+        self,
+        model: nn.Module,
+        run: RunConfig,
+        optimizer: OptimizerConfig,
+        record: dict[str, Any],
+        many_shapes: bool = False,
+    ):
         self.signal: int | None = None
         self.votes = (False, False)
         self.batch: list[dict[str, Tensor]] = []
-        super().__init__(model, run, optimizer, record)
+        super().__init__(model, run, optimizer, record, many_shapes)
+        self.monitor = Monitor(self.accelerator, run.precision)
 
     # --- Randomness ---------------------------------------------------------------------------------------------------
 
@@ -69,7 +80,8 @@ class Trainer(SavedRun):
 
         Args:
             compute_loss: (model, data generator, noise generator) -> scalar loss, and what else to log.
-            validate: step -> numbers and panels (uint8 (3, height, width)) for TensorBoard; it runs with EMA weights.
+            validate: step -> numbers and panels (uint8 (3, height, width)) for the trackers; it runs twice, with
+                the averaged weights and with the trained ones.
             export: write the averaged weights to a folder; collective. Called every ``export_every`` steps.
 
         Raises:
@@ -77,34 +89,32 @@ class Trainer(SavedRun):
             SystemExit: SIGTERM (143) or Ctrl-C (130), once a checkpoint is written.
         """
         if self.accelerator.is_main_process:
-            self.accelerator.init_trackers("")
+            start_trackers(self.accelerator, self.run.trackers, self.record)
         bar = tqdm(total=self.run.max_steps, initial=self.step, disable=not sys.stderr.isatty(), desc="train")
-        sums, counted, since = {}, 0, time.perf_counter()
-        self.started_at = self.step, since
+        self.sums: dict[str, Tensor] = {}
+        self.started_at = self.step, time.perf_counter()
+        self.monitor.clock.restart()
         with signals_noted(self.note_signal, once=self.accelerator.num_processes == 1):
             last = self.finished()
             while not last:
                 for name, value in self.train_step(compute_loss).items():
-                    sums[name] = sums.get(name, 0.0) + value
-                counted, self.step = counted + 1, self.step + 1
+                    self.sums[name] = self.sums.get(name, 0.0) + value
+                self.step += 1
                 bar.update()
                 last = self.finished()
                 if self.step % self.run.log_every == 0 or last:
-                    finite = float(sums.pop("finite"))
-                    means = {name: float(total) / max(finite, 1) for name, total in sums.items()}
-                    means["steps_per_s"] = counted / (time.perf_counter() - since)
-                    means["skipped_steps"] = float(self.vitals.skipped)
-                    self.log(means if finite else {"skipped_steps": means["skipped_steps"]}, bar)
-                    sums, counted, since = {}, 0, time.perf_counter()
+                    self.log(self.measured(), bar)
                 stopped = self.interrupted()
                 validated = validate and self.run.validate_every and not stopped
                 if validated and (self.step % self.run.validate_every == 0 or last):
-                    self.validate(validate, bar)
-                    since = time.perf_counter()
+                    with self.monitor.clock.doing("validation"):
+                        self.validate(validate, bar)
                 if self.step % self.run.checkpoint_every == 0 or last:
-                    self.save()
+                    with self.monitor.clock.doing("saving"):
+                        self.save()
                 if export and self.run.export_every and self.step % self.run.export_every == 0 and not stopped:
-                    self.export(export)
+                    with self.monitor.clock.doing("saving"):
+                        self.export(export)
         bar.close()
         if self.interrupted():
             self.accelerator.print(f"interrupted at step {self.step}; the same command resumes {self.folder}")
@@ -141,7 +151,8 @@ class Trainer(SavedRun):
         self.engine.step(skip)
         self.average.update(self.engine.masters, self.step, skip)
         self.vitals.update(skip, over, interrupted)
-        return {name: torch.where(finite, value, 0.0) for name, value in logs.items()} | {"finite": finite.float()}
+        counts = {"finite": finite.float(), "steps": torch.ones_like(skip)}
+        return {name: torch.where(finite, value, 0.0) for name, value in logs.items()} | counts
 
     def remember(self, **batch: Tensor) -> None:
         """Note what a forward pass trains on: it is saved if that ends the run."""
@@ -166,25 +177,43 @@ class Trainer(SavedRun):
             f"the batch is in {path}; lower optimizer.learning_rate and resume, or look for what the batch has wrong"
         )
 
+    def measured(self) -> dict[str, float]:
+        """Means over the steps since the last call, skipped ones left out, and what the monitor saw; collective."""
+        finite, steps = (float(self.sums.pop(name)) for name in ("finite", "steps"))
+        means = {name: float(total) / finite for name, total in self.sums.items()} if finite else {}
+        means["learning_rate"] = self.engine.adamw.param_groups[0]["lr"]
+        means["skipped_steps"] = float(self.vitals.skipped)
+        self.sums = {}
+        return means | self.monitor.look(int(steps))
+
     def log(self, values: dict[str, float], bar: tqdm) -> None:
+        """Tell the trackers everything and a person the most of it."""
         self.accelerator.log(values, step=self.step)
         if self.accelerator.is_main_process:
-            line = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            bar.set_postfix_str(line) if not bar.disable else print(f"step {self.step}  {line}", flush=True)
+            speed = values.get("steps_per_s")
+            line = progress_line(values, (self.last_step() - self.step) / speed if speed else None)
+            if bar.disable:
+                print(f"step {self.step}/{self.run.max_steps}  {line}", flush=True)
+            else:
+                bar.set_postfix_str(line)
 
     def validate(self, validate, bar: tqdm) -> None:
-        """Numbers and panels with the averaged weights; the trained ones are put back."""
-        with self.engine.shown(self.average.values), torch.no_grad():
-            self.bare_model.eval()
-            try:
-                values, panels = validate(self.step)
-            finally:
-                self.bare_model.train()
-        self.log({f"validation/{name}": value for name, value in values.items()}, bar)
+        """Numbers and panels with the averaged weights, then with the trained ones, which are put back."""
+        with self.engine.shown(self.average.values):
+            self.judge(validate, bar, "validation", "")
+        self.judge(validate, bar, "validation_raw", " (raw weights)")
+
+    @torch.no_grad()
+    def judge(self, validate, bar: tqdm, group: str, title: str) -> None:
+        """Numbers and panels of the weights that the model has now."""
+        self.bare_model.eval()
+        try:
+            values, panels = validate(self.step)
+        finally:
+            self.bare_model.train()
+        self.log({f"{group}/{name}": value for name, value in values.items()}, bar)
         if self.accelerator.is_main_process:
-            writer = self.accelerator.get_tracker("tensorboard", unwrap=True)
-            for name, panel in panels.items():
-                writer.add_image(name, panel.cpu().numpy(), self.step)
+            show_panels(self.accelerator, {name + title: panel for name, panel in panels.items()}, self.step)
 
     # --- The end ------------------------------------------------------------------------------------------------------
 
