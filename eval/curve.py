@@ -8,6 +8,7 @@ python eval/curve.py runs/mine mine.png --reference docs/training-curve.json    
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,8 +85,11 @@ def draw(curves: Curves, title: str, reference: Curves) -> bytes:
     import matplotlib.pyplot as plt
 
     shown = {panel: tags for panel, names in PANELS.items() if (tags := chosen(curves, names))}
-    figure, grid = plt.subplots(1, max(len(shown), 1), figsize=(5 * max(len(shown), 1), 4), squeeze=False)
-    for axes, (panel, tags) in zip(grid[0], shown.items(), strict=False):
+    rows = max(1, math.ceil(len(shown) / 2))
+    figure, grid = plt.subplots(rows, 2, figsize=(11, 4 * rows), squeeze=False)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    for axes, (panel, tags) in zip(grid.flat, shown.items(), strict=False):
         for tag in tags:
             style = "o-" if tag.startswith("validation") else "-"
             if tag in reference:
