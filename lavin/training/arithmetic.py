@@ -37,7 +37,7 @@ class SequenceCost:
 
         self.config, self.channels = config, channels
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.known: dict[tuple[int, int], tuple[int, int]] = {}
+        self.known: dict[tuple[int, int], int] = {}
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16 if config.run.precision == "bf16" else torch.float32)
         try:
@@ -64,16 +64,28 @@ class SequenceCost:
         clips = 2 * pairs - 1 + (pairs if self.config.causal else 1)
         return clips * frames * (height // self.model.config.patch_size) * (width // self.model.config.patch_size)
 
-    def measured(self, bucket: Bucket, pairs: int) -> tuple[int, int]:
-        """Operations of a sequence's forward pass (a multiply-add is two), and the most bytes that it holds."""
+    def forward(self, bucket: Bucket, pairs: int) -> Tensor:
+        """The loss of a sequence, in name only."""
+        condition, targets = self.sequence(bucket, pairs)
+        t = draw_timesteps(targets, pairs, self.config.causal, None, 0.0)
+        return sequence_loss(self.model, condition, targets, t, pairs, None)
+
+    def operations(self, bucket: Bucket, pairs: int) -> int:
+        """Operations of a sequence's forward pass; a multiply-add is two."""
+        from torch.utils.flop_counter import FlopCounterMode
+
         key = (bucket.number, pairs)
         if key not in self.known:
-            with self.mode:
-                condition, targets = self.sequence(bucket, pairs)
-                t = draw_timesteps(targets, pairs, self.config.causal, None, 0.0)
-                self.known[key] = counted(lambda: sequence_loss(self.model, condition, targets, t, pairs, None))
+            with self.mode, FlopCounterMode(display=False) as flops:
+                self.forward(bucket, pairs)
+            self.known[key] = flops.get_total_flops()
         return self.known[key]
+
+    def held_bytes(self, bucket: Bucket, pairs: int) -> int:
+        """The most that a sequence's forward pass holds, besides weights."""
+        with self.mode:
+            return counted(lambda: self.forward(bucket, pairs))[1]
 
     def training(self, bucket: Bucket, pairs: int) -> int:
         """Operations of a sequence's forward and backward pass."""
-        return FORWARDS_A_STEP * self.measured(bucket, pairs)[0]
+        return FORWARDS_A_STEP * self.operations(bucket, pairs)

@@ -44,6 +44,8 @@ def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str]
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except InputError:
         raise
+    except TypeError as error:  # OmegaConf's, where a mapping stands for a list
+        raise InputError(f"config {path}: {error}") from error
     except (ConfigKeyError, OmegaConfBaseException) as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from error
@@ -63,7 +65,9 @@ def refuse_unknown_keys(schema: type, values: Any, path: str, prefix: str = "", 
         if dataclasses.is_dataclass(nested):
             refuse_unknown_keys(nested, value, path, f"{prefix}{key}.", top or schema)
         elif listed := dataclass_in_list(schema, key):
-            for number, entry in enumerate(value if isinstance(value, list) else []):
+            if not isinstance(value, list):
+                raise InputError(f"config {path}: {prefix}{key} must be a list of mappings, such as [{{frames: 5}}]")
+            for number, entry in enumerate(value):
                 refuse_unknown_keys(listed, entry, path, f"{prefix}{key}[{number}].", top or schema)
 
 

@@ -30,7 +30,7 @@ def latent_channels(config: PretrainConfig) -> int:
 def mean_operations(cost: SequenceCost, bucket: Bucket, pairs: range) -> float:
     """Of a sequence's forward pass, all lengths drawn alike; a quadratic goes through three, which gives them all."""
     some = sorted({pairs[0], pairs[len(pairs) // 2], pairs[-1]})
-    counts = [cost.measured(bucket, length)[0] for length in some]
+    counts = [cost.operations(bucket, length) for length in some]
     return float(np.mean(np.polyval(np.polyfit(some, counts, len(some) - 1), pairs)))
 
 
@@ -61,9 +61,8 @@ def plan(config: PretrainConfig, devices: int = 1, mfu: float = 0.4, tflops: flo
     hours = seconds * run.max_steps / 3600
     state = {what: size * parameters / GIB for what, size in BYTES_OF_STATE.items()}
     whole, shared = (size * parameters / GIB for size in BYTES_WITH_ZERO.values())
-    held, longest = max(
-        (cost.measured(bucket, pairs[-1])[1] * bucket.batch_size, bucket.batch_size) for bucket in buckets
-    )
+    fullest = max(buckets, key=lambda bucket: cost.tokens(bucket, pairs[-1]) * bucket.batch_size)
+    held, longest = cost.held_bytes(fullest, pairs[-1]) * fullest.batch_size, fullest.batch_size
     tokens = [cost.tokens(bucket, length) for bucket in buckets for length in pairs]
     span = f"{min(tokens):,}" + (f" to {max(tokens):,}" if max(tokens) > min(tokens) else "")
     forward = operations * run.accumulation * devices / sequences

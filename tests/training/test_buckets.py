@@ -119,6 +119,7 @@ def test_a_resumed_stream_counts_the_steps_of_its_bucket():
     ("overrides", "message"),
     [
         (["buckets=[{heigth: 32}]"], r"unknown key 'buckets\[0\].heigth'; did you mean 'buckets\[0\].height'"),
+        (["run.trackers={a: 1}"], "debug.yaml: "),
         (["buckets=[{height: 40}]"], "height is 40; it must be a multiple of 16"),
         (["buckets=[{frames: 4}]"], "frames is 4; it must be 1, or 1 . 4k"),
         (["buckets=[{weight: 0}]"], "weight is 0.0; it must be above 0"),
@@ -140,6 +141,11 @@ def test_impossible_buckets_and_lengths_are_refused_by_name(overrides, message):
         overrides = ["cache.contexts=8", "run.batch_size=8"]
     with pytest.raises(InputError, match=message):
         config(*overrides)
+
+
+def test_buckets_that_are_no_list_are_refused():
+    with pytest.raises(InputError, match="buckets must be a list of mappings"):
+        load_config(PretrainConfig, config_dir() / "pretrain/debug.yaml", ["buckets={height: 32}"])
 
 
 def test_too_few_scenes_for_a_bucket_are_named(tmp_path, stvae):
