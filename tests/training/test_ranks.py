@@ -75,7 +75,7 @@ def test_two_bf16_ranks_that_accumulate_train_as_one_process_in_bf16(tmp_path):
     """ZeRO-2 computes with bf16 weights and sums bf16 gradients, one process with fp32 weights under autocast, so they
     differ by rounding, 2^-8 of each gradient. Adam's steps are about the learning rate, 1e-3, whatever the gradient's
     size, and of its sign: where a gradient is near zero, rounding may turn a step round. So the runs are compared by
-    how far they moved, 6 % apart: a rank's gradients left out, or counted twice, moves somewhere else (last assertion)."""
+    how far they moved, 6 % apart: a rank's gradients left out, or counted twice, moves elsewhere (last line)."""
     steps = {"max_steps": 8, "precision": "bf16", "ema_decay": 0.0, "checkpoint_every": 8}
     done = launch("zero2", 2, output_dir=str(tmp_path / "two"), accumulation=2, **steps)
     assert done.returncode == 0, done.stderr[-3000:]
