@@ -1,13 +1,58 @@
-"""Draw a run's loss curves from its TensorBoard logs: python eval/curve.py runs/pretrain-tiny docs/curve.png"""
+"""Draw a run's curves from its TensorBoard logs, and keep them as numbers.
 
+python eval/curve.py runs/pretrain-small curve.png
+python eval/curve.py runs/pretrain-small curve.png --json curve.json
+python eval/curve.py runs/mine mine.png --reference docs/training-curve.json     # grey: a healthy run's
+"""
+
+from __future__ import annotations
+
+import json
+import math
 import sys
 from pathlib import Path
+from typing import Annotated, Any
 
-from lavin.errors import InputError, LavinError
+import typer
+
+from lavin.cli import run
+from lavin.errors import InputError
+from lavin.io import write_bytes
+
+Curves = dict[str, list[tuple[int, float]]]
+"""Tag -> (step, value) in order of steps."""
+PANELS = {
+    "loss": ("loss", "validation/loss", "validation_raw/loss"),
+    "training loss by number of pairs": ("by_pairs/",),
+    "training loss by timestep (0 noise, 1 data)": ("by_timestep/",),
+    "training loss by task": ("by_task/",),
+}
+"""Title -> tags; those that end in ``/`` stand for all that begin so."""
+KEPT = ("loss", "gradient_norm", "learning_rate", "validation", "by_")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def read_scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Tag -> (step, value) in order of steps; of steps that a resumed run repeated, the last."""
+@app.command()
+def curve(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a training.")],
+    out: Annotated[Path, typer.Argument(metavar="PNG", help="Picture to write.")],
+    numbers: Annotated[Path | None, typer.Option("--json", help="JSON to write.", show_default=False)] = None,
+    reference: Annotated[Path | None, typer.Option(help="JSON of another run, in grey.", show_default=False)] = None,
+) -> None:
+    """Draw losses; write them too if asked."""
+    other = read_json(reference) if reference else {}
+    curves = read_scalars(folder)
+    write_bytes(out, draw(curves, folder.name, other), force=True)
+    if numbers:
+        kept = {tag: points for tag, points in sorted(curves.items()) if tag.startswith(KEPT)}
+        rounded = {tag: [[step, float(f"{value:.5g}")] for step, value in points] for tag, points in kept.items()}
+        lines = ",\n".join(f" {json.dumps(tag)}: {json.dumps(points)}" for tag, points in rounded.items())
+        write_bytes(numbers, f"{{\n{lines}\n}}\n".encode(), force=True)
+
+
+def read_scalars(run: Path) -> Curves:
+    """All curves of a run; of steps that a resumed run repeated, the last."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     files = sorted(run.glob("logs/**/events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
@@ -15,34 +60,57 @@ def read_scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
         raise InputError(f"{run}: no TensorBoard logs; give the output_dir of a run")
     values: dict[str, dict[int, float]] = {}
     for file in files:
-        accumulator = EventAccumulator(str(file)).Reload()
+        accumulator = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()  # 0: all of them
         for tag in accumulator.Tags()["scalars"]:
             values.setdefault(tag, {}).update({event.step: event.value for event in accumulator.Scalars(tag)})
     return {tag: sorted(steps.items()) for tag, steps in values.items()}
 
 
-def draw(run: Path, out: Path, prefixes: tuple[str, ...] = ("loss", "validation/loss")) -> None:
-    """One panel: training losses as lines, validation losses as dots."""
+def read_json(path: Path) -> Curves:
+    """Curves as ``--json`` writes them."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {tag: [(int(step), float(value)) for step, value in points] for tag, points in values.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"--reference {path}: no curves that --json wrote ({error})") from error
+
+
+def draw(curves: Curves, title: str, reference: Curves) -> bytes:
+    """A PNG with one panel for each of ``PANELS`` that the run has: training as lines, validation as dots."""
+    import io
+
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
-    for tag, points in sorted(read_scalars(run).items()):
-        if tag.startswith(prefixes):
-            axes.plot(*zip(*points, strict=True), "o-" if tag.startswith("validation") else "-", ms=3, lw=1, label=tag)
-    axes.set(xlabel="step", ylabel="loss", yscale="log", title=run.name)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=6, ncol=2)
-    figure.savefig(out, dpi=110)
+    shown = {panel: tags for panel, names in PANELS.items() if (tags := chosen(curves, names))}
+    rows = max(1, math.ceil(len(shown) / 2))
+    figure, grid = plt.subplots(rows, 2, figsize=(11, 4 * rows), squeeze=False)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    for axes, (panel, tags) in zip(grid.flat, shown.items(), strict=False):
+        for tag in tags:
+            style = "o-" if tag.startswith("validation") else "-"
+            if tag in reference:
+                axes.plot(*zip(*reference[tag], strict=True), style, ms=2, lw=1, color="0.75")
+            axes.plot(*zip(*curves[tag], strict=True), style, ms=3, lw=1, label=tag)
+        axes.set(xlabel="step", yscale="log", title=panel)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=6)
+    figure.suptitle(title)
+    figure.tight_layout()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=90)
+    plt.close(figure)
+    return picture.getvalue()
+
+
+def chosen(curves: Curves, names: tuple[str, ...]) -> list[str]:
+    return [
+        tag for tag in sorted(curves) for name in names if tag == name or (name.endswith("/") and tag.startswith(name))
+    ]
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python eval/curve.py RUN_FOLDER OUT.png")
-    try:
-        draw(Path(sys.argv[1]), Path(sys.argv[2]))
-    except LavinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run(app, "curve.py"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,6 +24,12 @@ STARTING_SAMPLES = 128
 """Samples in a worker's pool before its first context; enough for most definitions, and drawn in seconds."""
 RENDER_BATCH = 16
 WORKER_STRIDE = 2**32
+DAMAGE = (InputError, OSError)
+"""What reading a damaged file raises."""
+DAMAGE_TOLERATED = 0.01
+"""Share of a source's samples that may be damaged and are left out."""
+READ_BEFORE_JUDGING = 1000
+"""Samples of an endless source, of which so many are taken to have been read at least."""
 BATCHES_AHEAD = 4
 """Of each worker."""
 
@@ -33,11 +40,13 @@ class ContextBatch(NamedTuple):
     Args:
         inputs, targets: uint8 (contexts, pairs, 3, frames, height, width), the query's pair among them.
         task_ids: int64 (contexts,), index into the stream's tasks.
+        damaged: why samples were left out since the worker's batch before, one line a sample.
     """
 
     inputs: Tensor
     targets: Tensor
     task_ids: Tensor
+    damaged: Sequence[str] = ()
 
 
 @dataclass
@@ -70,7 +79,7 @@ class RollingPool(Sequence):
     """The newest samples of a source: what contexts are drawn from while it moves on.
 
     Worker ``w`` renders samples w * 2^32, w * 2^32 + 1, ...; of a source of n pictures at most n are kept, so that no
-    context shows one picture twice.
+    context shows one picture twice. Damaged samples are left out and noted in ``damaged``.
 
     Args:
         source: any Source.
@@ -83,7 +92,9 @@ class RollingPool(Sequence):
         self.capacity = min(capacity, len(source)) if isinstance(source, Sized) else capacity
         self.vocabulary = source.vocabulary
         self.samples: list[Sample] = []
+        self.numbers: list[int] = []
         self.rendered = 0
+        self.damaged: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -96,10 +107,37 @@ class RollingPool(Sequence):
         self.rendered = max(self.rendered, rendered - self.capacity)
         while self.rendered < rendered:
             count = min(RENDER_BATCH, rendered - self.rendered)
-            numbers = range(self.rendered, self.rendered + count)
-            self.samples += self.source.samples([self.first + number for number in numbers])
+            self.read(range(self.rendered, self.rendered + count))
             self.rendered += count
-        del self.samples[: -self.capacity]
+        old = bisect_left(self.numbers, self.rendered - self.capacity)
+        del self.samples[:old], self.numbers[:old]
+
+    def read(self, numbers: Sequence[int]) -> None:
+        """Add samples; one by one where not all of them can be read.
+
+        Raises:
+            InputError: too many are damaged.
+        """
+        try:
+            self.samples += self.source.samples([self.first + number for number in numbers])
+            self.numbers += numbers
+        except DAMAGE as error:
+            if len(numbers) > 1:
+                for number in numbers:
+                    self.read([number])
+            else:
+                self.leave_out(numbers[0], str(error))
+
+    def leave_out(self, number: int, reason: str) -> None:
+        """Note a damaged sample; of a source of n pictures each counts once, however often it comes."""
+        finite = isinstance(self.source, Sized)
+        read = len(self.source) if finite else max(number + 1, READ_BEFORE_JUDGING)
+        self.damaged[(self.first + number) % read if finite else number] = reason
+        if len(self.damaged) > DAMAGE_TOLERATED * read:
+            raise InputError(
+                f"{type(self.source).__name__}: {len(self.damaged)} of {read} samples are damaged, more than "
+                f"{DAMAGE_TOLERATED:.0%}; the last: {reason}"
+            )
 
 
 class ContextStream(IterableDataset):
@@ -156,7 +194,8 @@ class ContextStream(IterableDataset):
         """A worker's batch of that number."""
         contexts = [drawer.draw(n) for n in range(number * self.batch, (number + 1) * self.batch)]
         inputs, targets = (torch.stack(half) for half in zip(*(pictures(episode) for _, episode in contexts)))
-        return ContextBatch(inputs, targets, torch.tensor([task_id for task_id, _ in contexts]))
+        task_ids = torch.tensor([task_id for task_id, _ in contexts])
+        return ContextBatch(inputs, targets, task_ids, drawer.news())
 
 
 @dataclass
@@ -167,6 +206,7 @@ class Drawer:
     worker: int
     workers: int
     pools: list[RollingPool] = field(init=False)
+    told: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self):
         self.pools = [
@@ -175,6 +215,13 @@ class Drawer:
         ]
         weights = np.array([share.weight for share in self.stream.shares], dtype=float)
         self.weights = weights / weights.sum()
+
+    def news(self) -> list[str]:
+        """Why samples were left out since the last call."""
+        reasons = [reason for pool in self.pools for reason in pool.damaged.values()]
+        new = [reason for reason in reasons if reason not in self.told]
+        self.told.update(new)
+        return new
 
     def draw(self, number: int) -> tuple[int, Episode]:
         """This worker's context ``number``: task id and context.

@@ -1,291 +1,30 @@
-"""Training configurations: a dataclass per concern, checked when built; YAML sets values, `key=value` overrides."""
+"""The two trainings' configurations: a dataclass per concern, checked when built.
+
+YAML sets values, `key=value` overrides: see ``config_files``. The parts are in ``run_config`` and ``data_config``.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from typing import Any
 
 from lavin.errors import InputError
-from lavin.suggest import unknown
+from lavin.training.buckets import buckets_of, shapes_of
+from lavin.training.config_files import load_config, to_dict
+from lavin.training.data_config import (
+    BucketConfig,
+    CacheConfig,
+    PhotosConfig,
+    ScenesConfig,
+    StreamConfig,
+    TasksConfig,
+)
+from lavin.training.run_config import OptimizerConfig, RunConfig, check_positive
 
-
-@dataclass
-class RunConfig:
-    """How long, where and in what precision a run trains."""
-
-    output_dir: str = "runs/run"
-    """Checkpoints, logs and the exported model go here; a run found here is resumed. ``output_dir`` alone, without
-    ``run.``, says the same."""
-    seed: int = 0
-    """Data, noise and initial weights are functions of (seed, step, rank, ranks)."""
-    max_steps: int = 1000
-    """Optimizer steps in all, earlier ones of a resumed run included."""
-    max_minutes: float | None = None
-    """Stop after so many minutes of this launch if ``max_steps`` has not been reached: where time is what is scarce.
-    The learning rate's decay then ends there too, by the speed measured so far."""
-    batch_size: int = 32
-    """Sequences (J-DiT) or pictures (ST-VAE) of one process in one forward pass."""
-    accumulation: int = 1
-    """Forward passes an optimizer step."""
-    precision: str = "bf16"
-    """``bf16`` (autocast) or ``fp32``; weights, norms, EMA and optimizer are float32 in both."""
-    compile: bool = False
-    """``torch.compile`` of the repeated blocks; needs a C++ compiler on CPUs (the J-DiT of small.yaml: 1.4x faster)."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass."""
-    attention: str = "sdpa"
-    """Kernel of the J-DiT's attention while it trains: ``sdpa``; ``flex``, which skips what causal contexts mask (CUDA
-    and ``compile`` only); ``flash`` or ``xformers`` (CUDA only)."""
-    ema_decay: float = 0.9999
-    """Decay of the averaged weights, warmed up as (1 + step)^(-2/3) (thesis: 0.9999)."""
-    log_every: int = 20
-    """Steps between log lines; the loss logged is the mean over them."""
-    validate_every: int = 500
-    """Steps between validations and picture panels; 0 for none."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; the last step has one in any case."""
-    keep_checkpoints: int = 2
-    """Older checkpoints are removed."""
-    export_every: int = 0
-    """Steps between exports of the averaged weights alone, to ``exports/``; 0 for one at the end."""
-    keep_exports: int = 2
-    """Older exports are removed; the one at the end is apart from them."""
-    overfit_batch: bool = False
-    """Sanity run: train on the first batch for ever; a healthy set-up drives its loss to near zero."""
-
-    def __post_init__(self):
-        check_positive(
-            self, "max_steps", "batch_size", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints",
-            "keep_exports",
-        )  # fmt: skip
-        for name in ("validate_every", "export_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"run.{name} is {getattr(self, name)}; it must not be negative")
-        if self.max_minutes is not None:
-            check_positive(self, "max_minutes")
-        if self.attention == "flex" and not (self.compile and torch.cuda.is_available()):
-            raise InputError("run.attention=flex needs a GPU and run.compile=true; use sdpa")
-        if self.precision not in ("bf16", "fp32"):
-            raise InputError(f"run.precision is '{self.precision}'; it must be 'bf16' or 'fp32'")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"run.ema_decay is {self.ema_decay}; it must be in [0, 1)")
-
-
-@dataclass
-class OptimizerConfig:
-    """AdamW and its schedule: linear warm-up, constant, linear decay to zero at the end."""
-
-    learning_rate: float = 1e-4
-    """Peak (thesis, stage 1: 1e-4)."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """(thesis)"""
-    weight_decay: float = 0.01
-    """(thesis)"""
-    warmup_steps: int = 0
-    """Steps of linear warm-up (thesis: none)."""
-    decay_steps: int = 0
-    """Steps of linear decay to zero before ``max_steps``."""
-    decay_share: float = 0.0
-    """The same as a share of the whole run; the longer of the two decays holds."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm (thesis)."""
-
-    def __post_init__(self):
-        check_positive(self, "learning_rate", "max_grad_norm")
-        if not 0 <= self.decay_share <= 1:
-            raise InputError(f"optimizer.decay_share is {self.decay_share}; it must be in [0, 1]")
-
-
-@dataclass
-class ScenesConfig:
-    """Procedural scenes that a run trains on."""
-
-    size: int = 64
-    """Side of the pictures, pixels; a multiple of 16."""
-    train_scenes: int = 8000
-    """Scenes in memory, from which pictures and contexts are drawn."""
-    validation_scenes: int = 500
-    """Scenes of the held-out split, for validation."""
-    frames: int = 1
-    """1 for pictures; 1 + 4k for clips, which tasks of clips are drawn from."""
-    people: bool = False
-    """Scenes with people, which pose tasks are drawn from."""
-
-    def __post_init__(self):
-        check_positive(self, "size", "train_scenes", "validation_scenes", "frames")
-        if self.size % 16:
-            raise InputError(f"scenes.size is {self.size}; it must be a multiple of 16 (8 of the ST-VAE, 2 of a patch)")
-        if self.frames % 4 != 1:
-            raise InputError(f"scenes.frames is {self.frames}; it must be 1, or 1 + 4k for clips")
-
-    def source(self, split: str):
-        """The scenes of a split: ``train`` or ``validation``."""
-        from lavin.data.scenes import Scenes
-
-        return Scenes(split, size=self.size, frames=self.frames, people=self.people)
-
-    def shows(self, task: str) -> bool:
-        """Whether a registered task can be drawn from these scenes."""
-        from lavin.tasks import get_task
-
-        return self.why_not(get_task(task)) is None
-
-    def why_not(self, task, with_people: bool = False) -> str | None:
-        """What keeps a task from being drawn from these scenes, in words; None if nothing does.
-
-        Args:
-            with_people: some scenes have people although ``people`` is False.
-        """
-        if task.clips != (self.frames > 1):
-            return f"set scenes.frames to {'1 + 4k, it is a task of clips' if task.clips else '1, it is of pictures'}"
-        if task.own_length and self.frames < task.source_frames:
-            return f"set scenes.frames to {task.source_frames}, as many as its clips need"
-        if task.people and not (self.people or with_people):
-            return "it needs people: set scenes.people to true, or stream.people_share"
-        if task.name == "referring_caption" and self.size < 64:
-            return "its captions need pictures of 64 pixels"
-        return None
-
-
-@dataclass
-class TasksConfig:
-    """Which tasks are trained, and what their definitions never use."""
-
-    weights: dict[str, float] = field(default_factory=dict)
-    """Task name -> how often it is drawn, relative to the others; empty for all that the scenes can show, equally,
-    but for those with lengths of their own (frame_prediction), which are trained alone."""
-    held_out_tasks: list[str] = field(default_factory=list)
-    """Tasks that are not trained, so that an evaluation of them is one of the unseen."""
-    held_out_classes: list[str] = field(default_factory=list)
-    """Class names that no definition of the training selects."""
-    held_out_colours: list[str] = field(default_factory=list)
-    """Colour names likewise."""
-    held_out_palettes: list[Any] = field(default_factory=list)
-    """8-bit RGB triples that no definition draws with."""
-    held_out_words: list[str] = field(default_factory=list)
-    """Words that no caption has (referring_caption), in any case."""
-    prefix_frames: int = 0
-    """0: pairs are other clips than the query. Else they are the parts of the query's clip before it, of so many
-    frames each, 1 + 4k; ``scenes.frames`` must hold ``cache.pairs`` of them."""
-
-    def resolve(self, scenes: ScenesConfig, with_people: bool = False) -> None:
-        """Fill in the weights if there are none, and check that the scenes can show every task that has one.
-
-        Args:
-            with_people: some scenes have people although ``scenes.people`` is False.
-
-        Raises:
-            InputError: an unknown task (the message suggests the nearest), one that these scenes cannot show or that
-                is held out, a negative weight, or none above zero.
-        """
-        from lavin.tasks import REGISTRY
-
-        for key, names in (("weights", self.weights), ("held_out_tasks", self.held_out_tasks)):
-            for name in names:
-                if name not in REGISTRY:
-                    raise InputError(f"tasks.{key}: {unknown('task', name, REGISTRY)}")
-        shown = [name for name, task in REGISTRY.items() if not (task.own_length or scenes.why_not(task, with_people))]
-        self.weights = self.weights or {name: 1.0 for name in sorted(shown) if name not in self.held_out_tasks}
-        for name, weight in self.weights.items():
-            if weight < 0:
-                raise InputError(f"tasks.weights.{name} is {weight}; it must not be negative")
-            if weight and name in self.held_out_tasks:
-                raise InputError(f"task '{name}' has a weight and is in tasks.held_out_tasks; take it out of one")
-            if weight and (reason := scenes.why_not(REGISTRY[name], with_people)):
-                raise InputError(f"tasks.weights.{name}: {reason}")
-        drawn = [name for name, weight in self.weights.items() if weight]
-        for name in drawn:
-            if REGISTRY[name].own_length and len(drawn) > 1:
-                raise InputError(
-                    f"tasks.weights.{name}: its inputs and targets are not as long as those of other tasks, and what "
-                    "is trained together is equally long; train it in a run of its own"
-                )
-        if not any(self.weights.values()):
-            raise InputError("tasks.weights are all zero; give at least one task a weight")
-
-    def probabilities(self) -> dict[str, float]:
-        """Task name -> probability, once ``resolve`` has filled in the weights."""
-        total = sum(self.weights.values())
-        return {name: weight / total for name, weight in self.weights.items() if weight}
-
-    def on_scenes(self, scenes: ScenesConfig) -> TasksConfig:
-        """These tasks without those that scenes without people cannot show."""
-        weights = {name: weight for name, weight in self.weights.items() if scenes.shows(name)}
-        return dataclasses.replace(self, weights=weights)
-
-    def held_out(self):
-        """The same as the tasks' own record."""
-        from lavin.tasks import HeldOut
-
-        palettes = tuple(tuple(int(level) for level in rgb) for rgb in self.held_out_palettes)
-        return HeldOut(tuple(self.held_out_classes), tuple(self.held_out_colours), palettes, tuple(self.held_out_words))
-
-
-@dataclass
-class CacheConfig:
-    """Contexts whose latents are computed once, before the J-DiT trains."""
-
-    contexts: int = 10000
-    """Contexts of the training split."""
-    validation_contexts: int = 256
-    """Contexts of the held-out split."""
-    pairs: int = 8
-    """Pairs of each; every visit draws ``train_pairs`` of them in a new order."""
-
-    def __post_init__(self):
-        check_positive(self, "contexts", "validation_contexts", "pairs")
-
-
-@dataclass
-class StreamConfig:
-    """Contexts that worker processes draw afresh while the model trains, instead of all of them before it."""
-
-    workers: int = 0
-    """Processes of each rank that draw them; 0 for none: the cache is then filled once and kept."""
-    fresh: int = 8
-    """New contexts a step; they replace the oldest of the cache."""
-    batch: int = 8
-    """Contexts that a worker sends at a time."""
-    scenes_per_context: float = 2.0
-    """New scenes rendered for every context drawn from them; ``scenes.train_scenes`` are held at a time."""
-    people_share: float = 0.0
-    """Share of the contexts that is drawn from scenes with people."""
-
-    def __post_init__(self):
-        check_positive(self, "fresh", "batch", "scenes_per_context")
-        if self.workers < 0:
-            raise InputError(f"stream.workers is {self.workers}; it must not be negative")
-        if self.fresh % self.batch:
-            raise InputError(f"stream.fresh is {self.fresh}; it must be a multiple of stream.batch={self.batch}")
-        if not 0 <= self.people_share < 1:
-            raise InputError(f"stream.people_share is {self.people_share}; it must be at least 0 and below 1")
-
-
-@dataclass
-class PhotosConfig:
-    """Real images beside the scenes; only with ``stream.workers``."""
-
-    folders: dict[str, str] = field(default_factory=dict)
-    """Kind -> folder; the kinds are those of ``lavin.data.photos``: ``camvid``, ``bsds500``, ``rgbd``."""
-    share: float = 0.2
-    """Share of the contexts that is drawn from them, the same for every kind."""
-
-    def __post_init__(self):
-        for kind in self.folders:
-            from lavin.data.photos import KINDS
-
-            if kind not in KINDS:
-                raise InputError(f"photos.folders: {unknown('kind', kind, KINDS)}")
-        if not 0 <= self.share < 1:
-            raise InputError(f"photos.share is {self.share}; it must be at least 0 and below 1")
+__all__ = [
+    "BucketConfig", "CacheConfig", "OptimizerConfig", "PhotosConfig", "PretrainConfig", "RunConfig", "STVAEConfig",
+    "ScenesConfig", "StreamConfig", "TasksConfig", "check_positive", "check_stream", "load_config", "to_dict",
+]  # fmt: skip
 
 
 @dataclass
@@ -352,8 +91,15 @@ class PretrainConfig:
     the pairs mean is decided there, and at high resolution only there."""
     train_pairs: int = 5
     """Pairs of a training sequence; a causal model has each as a target, so it sees contexts of 0 to this - 1."""
+    min_context: int | None = None
+    """Least pairs of a context; each step draws its contexts' length from this to ``train_pairs`` - 1. None: from 1 for
+    a ``full`` model, as in the thesis; a ``causal`` one then draws nothing, since each sequence trains all lengths."""
     context_dropout: float = 0.1
     """Chance that a sequence of a ``full`` model loses its pairs (thesis: 0.1); causal models train that anyway."""
+    buckets: list[BucketConfig] = field(default_factory=list)
+    """Shapes of batches; each step draws one. Empty for the one of ``scenes``. A batch has ``run.batch_size`` sequences
+    at the shape of ``scenes``, and at another as many as have that many tokens. The exported model works at
+    ``scenes.size``, and panels are made there."""
     l1_weight: float = 0.0
     """Weight of the mean absolute error of the velocity (release: 0.1)."""
     init: str | None = None
@@ -364,8 +110,9 @@ class PretrainConfig:
 
     def __post_init__(self):
         check_positive(self, "train_pairs")
-        self.tasks.resolve(self.scenes, self.stream.people_share > 0)
+        self.tasks.resolve(self.scenes, self.stream.people_share > 0, shapes_of(self))
         check_stream(self)
+        self.check_contexts()
         if self.export_dtype not in ("float32", "float16", "bfloat16"):
             raise InputError(f"export_dtype is '{self.export_dtype}'; it must be float32, float16 or bfloat16")
         part, whole = self.tasks.prefix_frames, self.scenes.frames
@@ -376,6 +123,33 @@ class PretrainConfig:
             )
         if self.train_pairs > self.cache.pairs:
             raise InputError(f"train_pairs is {self.train_pairs}; the cache holds contexts of {self.cache.pairs} pairs")
+        buckets_of(self)
+
+    @property
+    def causal(self) -> bool:
+        """Whether the model trains all targets of a sequence in parallel."""
+        return self.model.get("attention", "full") == "causal"
+
+    @property
+    def sequence_lengths(self) -> range:
+        """Pairs of a sequence, the query's among them, of which each step draws one."""
+        least = self.min_context
+        if least is None:
+            least = self.train_pairs - 1 if self.causal else 1
+        return range(least + 1, self.train_pairs + 1)
+
+    def check_contexts(self) -> None:
+        """Refuse lengths and chances that no context has."""
+        least = 0 if self.causal else 1
+        if self.train_pairs <= least:
+            raise InputError(
+                f"train_pairs is {self.train_pairs}; a 'full' model needs 2 or more, the query's among them"
+            )
+        if self.min_context is not None and not least <= self.min_context < self.train_pairs:
+            known = f"{least} to {self.train_pairs - 1} (train_pairs - 1)"
+            raise InputError(f"min_context is {self.min_context}; it must be {known}")
+        if not 0 <= self.context_dropout <= 1:
+            raise InputError(f"context_dropout is {self.context_dropout}; it must be in [0, 1]")
 
 
 def check_stream(config: STVAEConfig | PretrainConfig) -> None:
@@ -385,85 +159,3 @@ def check_stream(config: STVAEConfig | PretrainConfig) -> None:
     for key, wanted in (("photos.folders", config.photos.folders), ("stream.people_share", config.stream.people_share)):
         if wanted:
             raise InputError(f"{key} needs stream.workers above 0: they are drawn while the model trains")
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Refuse values that are not above zero, by name."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise InputError(f"{type(config).__name__}.{name} is {getattr(config, name)}; it must be above 0")
-
-
-Config = TypeVar("Config", STVAEConfig, PretrainConfig)
-
-
-def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and `key=value` overrides into a checked dataclass.
-
-    Args:
-        schema: ``STVAEConfig`` or ``PretrainConfig``.
-        path: a YAML file that sets values only.
-        overrides: e.g. ``run.max_steps=100``.
-
-    Raises:
-        InputError: missing file, unknown key (the nearest is suggested), or a value of the wrong kind.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"config {path}: no such file")
-    for override in overrides:
-        if "=" not in override:
-            raise InputError(f"'{override}' is no override; write key=value, e.g. run.max_steps=100")
-    try:
-        values = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-    except (OmegaConfBaseException, OSError, ValueError) as error:
-        raise InputError(f"config {path}: {str(error).splitlines()[0]}") from error
-    if OmegaConf.is_dict(values) and "output_dir" in values:
-        values = OmegaConf.merge(values, {"run": {"output_dir": values.pop("output_dir")}})
-    refuse_unknown_keys(schema, OmegaConf.to_container(values), str(path))
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-    except InputError:
-        raise
-    except (ConfigKeyError, OmegaConfBaseException) as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from error
-        raise InputError(f"config {path}: {str(error).splitlines()[0]} ({getattr(error, 'full_key', '')})") from error
-
-
-def refuse_unknown_keys(schema: type, values: Any, path: str, prefix: str = "", top: type | None = None) -> None:
-    """Raise for the first key that the dataclass does not have; free-form dictionaries may hold any."""
-    if not isinstance(values, dict):
-        raise InputError(f"config {path}: {prefix.rstrip('.') or 'it'} must be a mapping of keys to values")
-    fields = {entry.name: entry for entry in dataclasses.fields(schema)}
-    for key, value in values.items():
-        if key not in fields:
-            known = [prefix + name for name in fields] + ([] if prefix else ["output_dir"])
-            raise InputError(f"config {path}: {unknown_key(f'{prefix}{key}', known, top or schema)}")
-        nested = fields[key].default_factory
-        if dataclasses.is_dataclass(nested):
-            refuse_unknown_keys(nested, value, path, f"{prefix}{key}.", top or schema)
-
-
-def all_keys(schema: type, prefix: str = "") -> list[str]:
-    """Every key of a configuration, those within others as ``run.max_steps``."""
-    keys = []
-    for entry in dataclasses.fields(schema):
-        keys.append(prefix + entry.name)
-        if dataclasses.is_dataclass(entry.default_factory):
-            keys += all_keys(entry.default_factory, f"{prefix}{entry.name}.")
-    return keys
-
-
-def unknown_key(key: str, known: list[str], top: type) -> str:
-    """What to say of a key: the nearest of those beside it, else the nearest of all."""
-    if difflib.get_close_matches(key, known, n=1, cutoff=0.5):
-        return unknown("key", key, known)
-    elsewhere = {name.rpartition(".")[2]: name for name in all_keys(top)}
-    last = key.rpartition(".")[2]
-    (near,) = difflib.get_close_matches(last, elsewhere, n=1, cutoff=0)
-    return f"unknown key '{key}'; did you mean '{elsewhere[near]}'? known: {', '.join(sorted(known))}"
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """The resolved configuration, JSON-able: it is saved in every checkpoint."""
-    return dataclasses.asdict(config)

@@ -43,7 +43,7 @@ def make_accelerator(run: RunConfig) -> Accelerator:
             handlers.append(InitProcessGroupKwargs(backend="gloo"))
     accelerator = Accelerator(
         mixed_precision="no" if run.precision == "fp32" else run.precision,
-        log_with="tensorboard",
+        log_with=list(run.trackers) or None,
         cpu=cpu and not with_deepspeed,
         kwargs_handlers=handlers,
         project_config=ProjectConfiguration(project_dir=run.output_dir, logging_dir=f"{run.output_dir}/logs"),

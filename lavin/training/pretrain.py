@@ -14,24 +14,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavin import context, flow
 from lavin.bundled import COMPONENTS, INDEX, TRAINING_RECORD, find_model
-from lavin.data.mixture import Pool, draw_context
-from lavin.data.stream import ContextStream
-from lavin.encoded import fingerprint
+from lavin.data.mixture import Episode, Pool, draw_context
 from lavin.errors import InputError
 from lavin.models.jdit import JDiT
-from lavin.models.stvae import STVAE
 from lavin.models.weights import load_component
 from lavin.pipeline import LavinPipeline
+from lavin.training.arithmetic import SequenceCost
+from lavin.training.buckets import BatchPlan, Bucket, buckets_of, plan_batch
 from lavin.training.config import PretrainConfig, to_dict
-from lavin.training.latents import LatentCache, build_cache, load_or_build, load_stvae
+from lavin.training.latents import LatentCache, load_stvae
+from lavin.training.objective import draw_timesteps, sequence_loss
 from lavin.training.panels import panel
-from lavin.training.streaming import LatentRing, shares
-from lavin.training.trainer import Trainer, deaf_to_interrupts, numpy_rng, torch_rng
+from lavin.training.randomness import numpy_rng, torch_rng
+from lavin.training.supply import Supply, cached
+from lavin.training.trainer import Trainer
 
 VALIDATION_SEED = 1_000_003
+PANEL_PAIRS = 4
 """Fixed draws of the validation: the same contexts, timesteps and noise at every step."""
+TIMESTEP_BUCKETS = ("0.00-0.25", "0.25-0.50", "0.50-0.75", "0.75-1.00")
+"""Quarters of t, by which the training loss is told apart."""
 
 
 def start_from(jdit: JDiT, model: str) -> None:
@@ -48,97 +51,45 @@ def start_from(jdit: JDiT, model: str) -> None:
         raise InputError(f"init: the J-DiT of '{model}' has other sizes than 'model' says ({reason})") from error
 
 
-def cached(config: PretrainConfig, stvae: STVAE, folder: Path, split: str) -> LatentCache:
-    """Latents of a split's contexts on scenes; built once and found again by what they depend on."""
-    cache, validation = config.cache, split == "validation"
-    contexts = cache.validation_contexts if validation else cache.contexts
-    scenes = config.scenes.validation_scenes if validation else config.scenes.train_scenes
-    tasks = config.tasks.on_scenes(config.scenes)
-    key = {
-        "tasks": list(tasks.probabilities()),
-        "config": [to_dict(tasks), cache.pairs, contexts, scenes, to_dict(config.scenes)],
-        "split": split,
-        "seed": config.run.seed,
-        "precision": config.run.precision,
-        "stvae": [fingerprint(stvae), stvae.config.shift, stvae.config.scale],
-    }
-
-    def build() -> LatentCache:
-        pool = Pool(config.scenes.source(split), range(scenes))
-        return build_cache(stvae, pool, tasks, contexts, cache.pairs, config.run.seed, config.run.precision)
-
-    return load_or_build(folder / f"latents-{split}", key, build)
-
-
-def streamed(config: PretrainConfig, stvae: STVAE, trainer: Trainer) -> LatentRing:
-    """Latents of contexts that workers draw from now on: a resumed run goes on with ones that it has not seen."""
-    stream, accelerator = config.stream, trainer.accelerator
-    source = ContextStream(
-        shares(config.scenes, config.tasks, stream, config.photos),
-        list(config.tasks.probabilities()),
-        config.cache.pairs,
-        config.tasks.held_out(),
-        config.run.seed,
-        stream.batch,
-        first=trainer.step * config.run.accumulation * stream.fresh // stream.batch,
-        rank=accelerator.process_index,
-        ranks=accelerator.num_processes,
-    )
-    with deaf_to_interrupts():
-        ring = LatentRing(stvae, source, stream.workers, config.cache.contexts, config.run.precision)
-    ring.advance(min(config.run.batch_size, config.cache.contexts))
-    return ring
-
-
-def sequence_loss(
-    model: torch.nn.Module,
-    condition: Tensor,
-    targets: Tensor,
-    pairs: int,
-    causal: bool,
-    generator: torch.Generator,
-    config: PretrainConfig,
-    drop: bool = False,
-) -> Tensor:
-    """Flow-matching loss of a batch of sequences, one number per target.
-
-    Args:
-        condition: x1 y1 ... xn, (batch, channels, all frames, height, width).
-        targets: y1 ... yn, (batch, channels, n * frames, height, width).
-        causal: train all n targets in parallel; otherwise the last one, or with ``drop`` that without its pairs.
-
-    Returns:
-        (batch, pairs) for causal models, (batch,) for full ones.
-    """
-    frames = targets.shape[2] // pairs
-    clips = context.clip_frames(condition.shape[2], frames, pairs)
-    model = partial(model, clip_frames=clips)
-    if causal:
-        t = flow.draw_timesteps((len(targets), pairs), generator, targets.device, config.timestep_mean)
-        return flow.loss(model, condition, targets, t, generator, config.l1_weight)
-    if drop:
-        condition = context.unconditional(condition[:, :, -clips[-1] :])
-        model = partial(model, clip_frames=(1, clips[-1]))
-    t = flow.draw_timesteps(len(targets), generator, targets.device, config.timestep_mean)
-    return flow.loss(model, condition, targets[:, :, -frames:], t, generator, config.l1_weight)
-
-
-def validation_loss(model: JDiT, cache: LatentCache, config: PretrainConfig, device: torch.device) -> dict[str, float]:
+def validation_loss(
+    model: JDiT, buckets: list[Bucket], caches: list[LatentCache], config: PretrainConfig, device: torch.device
+) -> dict[str, float]:
     """Mean loss over the held-out contexts at fixed timesteps and noise, and by task with the most pairs."""
-    causal = model.config.attention == "causal"
     losses: dict[str, list[float]] = {}
-    for number in range(max(1, len(cache) // config.run.batch_size)):
-        rng = numpy_rng(VALIDATION_SEED, number, 0)
-        condition, targets, task_ids = cache.sequences(rng, config.run.batch_size, config.train_pairs)
-        generator = torch_rng(VALIDATION_SEED, number, 0, device)
-        loss = sequence_loss(
-            model, condition.to(device), targets.to(device), config.train_pairs, causal, generator, config
-        )
-        losses.setdefault("loss", []).extend(loss.flatten().tolist())
-        last = loss[:, -1] if causal else loss
-        for task_id, value in zip(task_ids, last.tolist(), strict=True):
-            losses.setdefault(f"loss_{cache.tasks[int(task_id)]}", []).append(value)
+    for bucket, cache in zip(buckets, caches, strict=True):
+        for number in range(max(1, len(cache) // bucket.batch_size)):
+            key = (VALIDATION_SEED + bucket.number, number, 0)
+            condition, targets, task_ids = cache.sequences(numpy_rng(*key), bucket.batch_size, config.train_pairs)
+            condition, targets, generator = condition.to(device), targets.to(device), torch_rng(*key, device)
+            pairs = config.train_pairs
+            t = draw_timesteps(targets, pairs, config.causal, generator, config.timestep_mean)
+            loss = sequence_loss(model, condition, targets, t, pairs, generator, config.l1_weight)
+            losses.setdefault("loss", []).extend(loss.flatten().tolist())
+            if len(buckets) > 1:
+                losses.setdefault(f"loss_{bucket.name}", []).extend(loss.flatten().tolist())
+            last = loss[:, -1] if config.causal else loss
+            for task_id, value in zip(task_ids, last.tolist(), strict=True):
+                losses.setdefault(f"loss_{cache.tasks[int(task_id)]}", []).append(value)
     return {name: float(np.mean(values)) for name, values in losses.items()}
+
+
+def panel_episodes(config: PretrainConfig, buckets: list[Bucket]) -> dict[str, list[Episode]]:
+    """Held-out questions, one of every task, by the bucket that shows it first."""
+    episodes: dict[str, list[Episode]] = {}
+    seen: set[str] = set()
+    for bucket in buckets:
+        names = [name for name in bucket.tasks.on_scenes(bucket.scenes).probabilities() if name not in seen]
+        seen |= set(names)
+        title = "context | query | prediction | truth" + (f" {bucket.name}" if len(buckets) > 1 else "")
+        if names:
+            pool = Pool(bucket.scenes.source("validation"), range(bucket.scenes.validation_scenes))
+            part = config.tasks.prefix_frames or None
+            pairs = config.cache.pairs - 1 if part else PANEL_PAIRS
+            rngs = [np.random.default_rng(VALIDATION_SEED) for _ in names]
+            episodes[title] = [
+                draw_context(pool, name, pairs, rng, prefix_frames=part) for name, rng in zip(names, rngs, strict=True)
+            ]
+    return episodes
 
 
 def train(config: PretrainConfig) -> Path:
@@ -154,47 +105,52 @@ def train(config: PretrainConfig) -> Path:
     jdit.use_attention(config.run.attention)
     if config.init:
         start_from(jdit, config.init)
-    trainer = Trainer(jdit, config.run, config.optimizer, to_dict(config))
-    device = trainer.accelerator.device
+    buckets = buckets_of(config)
+    many_shapes = len(buckets) * len(config.sequence_lengths) > 1 or not config.causal
+    trainer = Trainer(jdit, config.run, config.optimizer, to_dict(config), many_shapes)
+    accelerator = trainer.accelerator
+    device = accelerator.device
     stvae.to(device)
-    with trainer.accelerator.main_process_first():  # the others find what it wrote
-        validation = cached(config, stvae, folder, "validation")
-        training = None if config.stream.workers else cached(config, stvae, folder, "train")
-    if config.stream.workers:
-        training = streamed(config, stvae, trainer)
-    causal = jdit.config.attention == "causal"
-    pool = Pool(config.scenes.source("validation"), range(config.scenes.validation_scenes))
-    part = config.tasks.prefix_frames or None
-    panel_pairs = config.cache.pairs - 1 if part else 4
-    episodes = [
-        draw_context(pool, name, panel_pairs, np.random.default_rng(VALIDATION_SEED), prefix_frames=part)
-        for name in validation.tasks
-    ]
-    most_pairs = config.train_pairs - causal
-    settings = {"sample_size": config.scenes.size, "max_pairs": most_pairs}
+    with accelerator.main_process_first():  # the others find what it wrote
+        validation = [cached(config, bucket, stvae, folder, "validation") for bucket in buckets]
+        place = (accelerator.process_index, accelerator.num_processes)
+        supply = None if config.stream.workers else Supply(config, buckets, stvae, folder, trainer.step, *place)
+    supply = supply or Supply(config, buckets, stvae, folder, trainer.step, *place)
+    causal, tasks = config.causal, list(config.tasks.probabilities())
+    episodes = panel_episodes(config, buckets)
+    settings = {"sample_size": config.scenes.size, "max_pairs": config.train_pairs - causal}
     pipeline = LavinPipeline(stvae, trainer.bare_model, **settings)
     pipeline.set_progress_bar_config(disable=True)
+    monitor = trainer.monitor
+    monitor.watch_losses(
+        timestep=TIMESTEP_BUCKETS,
+        pairs=[str(pairs) for pairs in range(config.train_pairs)],
+        task=tasks,
+        bucket=[bucket.name for bucket in buckets],
+    )
+    cost = SequenceCost(config, stvae.config.latent_channels)
+    monitor.watch_arithmetic(lambda number, pairs: cost.training(buckets[number], pairs))
 
     def compute_loss(model, rng, generator):
-        if config.stream.workers:
-            training.advance(config.stream.fresh)
-        pairs = config.train_pairs if causal else int(rng.integers(1, config.train_pairs)) + 1
-        condition, targets, _ = training.sequences(rng, config.run.batch_size, pairs)
-        drop = not causal and rng.random() < config.context_dropout
-        condition, targets = condition.to(device), targets.to(device)
+        plan = plan_batch(config, buckets, trainer.step)
+        with monitor.clock.doing("data"):
+            condition, targets, task_ids = supply.batch(plan, rng)
+            condition, targets = condition.to(device), targets.to(device)
         trainer.remember(condition=condition, targets=targets)
-        loss = sequence_loss(model, condition, targets, pairs, causal, generator, config, drop)
-        logs = {}
-        if causal:
-            logs = {"loss_no_pairs": loss[:, 0].mean().detach(), "loss_most_pairs": loss[:, -1].mean().detach()}
-        return loss.mean(), logs
+        t = draw_timesteps(targets, plan.pairs, causal, generator, config.timestep_mean)
+        loss = sequence_loss(model, condition, targets, t, plan.pairs, generator, config.l1_weight, plan.dropped)
+        names = supply.contexts[plan.bucket.number].tasks
+        numbers = torch.tensor([tasks.index(name) for name in names])[task_ids]
+        monitor.note_losses(loss, **loss_groups(t, numbers, plan))
+        monitor.note_batch(len(targets), (plan.bucket.number, plan.pairs))
+        return loss.mean(), supply.logs()
 
     def validate(step):
         model = trainer.bare_model
-        with trainer.accelerator.autocast():
-            values = validation_loss(model, validation, config, device)
-            shown = panel(pipeline, episodes, guidance_scale=1.5)
-        return values, {"context | query | prediction | truth": shown}
+        with accelerator.autocast():
+            values = validation_loss(model, buckets, validation, config, device)
+            shown = {title: panel(pipeline, asked, guidance_scale=1.5) for title, asked in episodes.items()}
+        return values, shown
 
     def export(to):
         averaged = trainer.averaged_model()
@@ -211,6 +167,25 @@ def train(config: PretrainConfig) -> Path:
     export(folder)
     trainer.end()
     return folder
+
+
+def loss_groups(t: Tensor, task_numbers: Tensor, plan: BatchPlan) -> dict[str, Tensor]:
+    """Where every target's loss belongs in the logs: number of its timestep's quarter, context length, task, bucket.
+
+    Args:
+        t: (batch,) or (batch, pairs).
+        task_numbers: (batch,).
+
+    Returns:
+        Each in the shape of t.
+    """
+    if t.ndim == 2:  # target i has the pairs before it as its context
+        lengths = torch.arange(t.shape[1], device=t.device).expand(t.shape)
+    else:
+        lengths = torch.where(torch.from_numpy(plan.dropped), 0, plan.pairs - 1).to(t.device)
+    tasks = task_numbers.to(t.device).view(-1, *[1] * (t.ndim - 1)).expand(t.shape)
+    quarters = (t * len(TIMESTEP_BUCKETS)).long().clamp(max=len(TIMESTEP_BUCKETS) - 1)
+    return {"timestep": quarters, "pairs": lengths, "task": tasks, "bucket": torch.full_like(tasks, plan.bucket.number)}
 
 
 def save_model(pipeline: LavinPipeline, record: dict[str, Any], folder: Path) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavin.data.scenes import Scenes
 from lavin.data.stream import ContextBatch, ContextStream, Share, read_stream
 from lavin.models.stvae import STVAE
 from lavin.pictures import from_uint8
@@ -33,22 +32,24 @@ def shares(
     chances = tasks.probabilities()
     with_people = {name: weight for name, weight in chances.items() if get_task(name).people}
     without = {name: weight for name, weight in chances.items() if name not in with_people}
-    photo_share = photos.share if photos.folders else 0.0
+    height, width = scenes.sides
+    folders = photos.folders if height == width and scenes.frames == 1 else {}  # photos become squares
+    photo_share = photos.share if folders else 0.0
     scene_share = 1 - photo_share - stream.people_share
     able = chances if scenes.people else without
     of_scenes = {"per_context": stream.scenes_per_context, "prefix_frames": tasks.prefix_frames or None}
     found = [Share(scenes.source(split), scene_share, able, capacity=scenes.train_scenes, **of_scenes)]
     if stream.people_share:
-        people = Scenes(split, size=scenes.size, frames=scenes.frames, people=True)
+        people = scenes.source(split, people=True)
         capacity = max(1, int(scenes.train_scenes * stream.people_share))
         found.append(Share(people, stream.people_share, chances, capacity=capacity, **of_scenes))
-    for kind, folder in photos.folders.items():
+    for kind, folder in folders.items():
         from lavin.data.photos import open_photos
 
-        source = open_photos(kind, folder, split, scenes.size)
+        source = open_photos(kind, folder, split, height)
         able = {name: weight for name, weight in without.items() if any_photo(name) or name in PHOTO_TASKS[kind]}
         if able:
-            share = photo_share / len(photos.folders)
+            share = photo_share / len(folders)
             found.append(Share(source, share, able, PHOTOS_PER_CONTEXT))
     return found
 
@@ -68,6 +69,7 @@ class Ring:
 
     def __init__(self, batches: Iterator[ContextBatch], capacity: int):
         self.batches, self.capacity, self.drawn = batches, capacity, 0
+        self.damaged: set[str] = set()
 
     def __len__(self) -> int:
         return min(self.drawn, self.capacity)
@@ -78,6 +80,9 @@ class Ring:
         while taken < contexts:
             batch = next(self.batches)
             self.put(batch)
+            for reason in set(batch.damaged) - self.damaged:
+                print(f"warning: left out a damaged sample: {reason}", flush=True)
+            self.damaged.update(batch.damaged)
             taken += len(batch.task_ids)
 
     def put(self, batch: ContextBatch) -> None:

@@ -1,15 +1,11 @@
-"""The loop that both trainings share: steps, EMA, checkpoints and resume, signals, TensorBoard, progress bar."""
+"""The loop that both trainings share: steps, EMA, signals, trackers, progress; ``saved_run`` has its files."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,113 +15,46 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lavin.errors import InputError, LavinError
-from lavin.models.weights import build
-from lavin.training import checkpoint
-from lavin.training.average import Average
-from lavin.training.config import OptimizerConfig, RunConfig
-from lavin.training.engine import MOMENTS, make_accelerator, make_engine
+from lavin.errors import LavinError
+from lavin.training.monitor import Monitor, progress_line
+from lavin.training.randomness import numpy_rng, torch_rng
+from lavin.training.run_config import OptimizerConfig, RunConfig
+from lavin.training.saved_run import SavedRun
+from lavin.training.schedule import learning_rate_factor
+from lavin.training.signals import deaf_to_interrupts, signals_noted
+from lavin.training.tracking import show_panels, start_trackers
 
-
-def numpy_rng(seed: int, step: int, rank: int) -> np.random.Generator:
-    """What draws the data of one step on one rank: a pure function of the three, so that a resumed run is the same."""
-    return np.random.default_rng((seed, step, rank))
-
-
-def torch_rng(seed: int, step: int, rank: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """What draws timesteps and noise of one step on one rank."""
-    word = int(np.random.SeedSequence((seed, step, rank, 1)).generate_state(1, np.uint64)[0] >> 1)
-    return torch.Generator(device).manual_seed(word)
-
-
-def learning_rate_factor(step: float, config: OptimizerConfig, last: float) -> float:
-    """Linear warm-up to 1, then constant, then linear decay to 0 at step ``last``."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    length = max(config.decay_steps, config.decay_share * last)
-    decay = min(1.0, (last - step) / length) if length else 1.0
-    return warmup * max(decay, 0.0)
-
+__all__ = ["Trainer", "deaf_to_interrupts", "learning_rate_factor", "numpy_rng", "torch_rng"]
 
 SPEED_MEASURED_AFTER = 50
 """Steps after which the speed is known well enough to tell when the time allowed will be over."""
 SKIPS_IN_A_ROW = 10
 """Steps without a finite loss and gradient that end a run: it does not recover from that."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-"""What makes a run save and exit."""
 
 
-@contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started here do not hear a terminal's Ctrl-C: it is the trainer's, which still needs their batches."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class Vitals:
-    """What is known of a step, on the device: read a step late, so that the device need not be waited for.
-
-    Every rank finds the same values.
-    """
-
-    def __init__(self, device: torch.device):
-        self.skipped, self.in_a_row = torch.zeros(2, device=device).unbind()
-        self.host = torch.zeros(4, pin_memory=device.type == "cuda")
-        self.copied = torch.cuda.Event() if device.type == "cuda" else None
-
-    def update(self, skip: Tensor, over: Tensor, interrupted: Tensor) -> None:
-        """Count a step, ``skip`` 1 if it was skipped; the others are above zero if a rank wants to stop."""
-        self.skipped = self.skipped + skip
-        self.in_a_row = (self.in_a_row + 1) * skip
-        self.host.copy_(torch.stack([self.skipped, self.in_a_row, over, interrupted]), non_blocking=True)
-        if self.copied is not None:
-            self.copied.record()
-
-    def read(self) -> tuple[int, int, bool, bool]:
-        """Steps skipped in all and in a row, whether the time is over, whether a rank was interrupted."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        skipped, in_a_row, over, interrupted = self.host.tolist()
-        return int(skipped), int(in_a_row), over > 0, interrupted > 0
-
-
-class Trainer:
+class Trainer(SavedRun):
     """One model, trained to ``max_steps`` from its newest checkpoint on.
 
     Args:
         model: what is trained.
         run, optimizer: configurations.
         record: the resolved configuration, saved in every checkpoint.
+        many_shapes: whether batches differ in shape; see ``SavedRun``.
     """
 
-    def __init__(self, model: nn.Module, run: RunConfig, optimizer: OptimizerConfig, record: dict[str, Any]):
-        self.run, self.schedule, self.record = run, optimizer, record
-        self.folder = Path(run.output_dir)
-        self.accelerator = make_accelerator(run)
-        if run.gradient_checkpointing:
-            model.enable_gradient_checkpointing()
-        if run.compile:
-            model.compile_repeated_blocks(dynamic=False)
-        self.sizes = {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
-        self.sizes.pop("attention_backend", None)  # a kernel, which resuming may change
-        self.engine = make_engine(self.accelerator, model, run, optimizer)
-        self.average = Average(self.engine.masters, run.ema_decay)
-        self.vitals = Vitals(self.accelerator.device)
-        self.step = 0
-        self.saved_at: int | None = None
+    def __init__(
+        self,
+        model: nn.Module,
+        run: RunConfig,
+        optimizer: OptimizerConfig,
+        record: dict[str, Any],
+        many_shapes: bool = False,
+    ):
         self.signal: int | None = None
         self.votes = (False, False)
         self.batch: list[dict[str, Tensor]] = []
-        self.resume()
-
-    @property
-    def bare_model(self) -> nn.Module:
-        return self.engine.module
+        super().__init__(model, run, optimizer, record, many_shapes)
+        self.monitor = Monitor(self.accelerator, run.precision)
 
     # --- Randomness ---------------------------------------------------------------------------------------------------
 
@@ -151,7 +80,8 @@ class Trainer:
 
         Args:
             compute_loss: (model, data generator, noise generator) -> scalar loss, and what else to log.
-            validate: step -> numbers and panels (uint8 (3, height, width)) for TensorBoard; it runs with EMA weights.
+            validate: step -> numbers and panels (uint8 (3, height, width)) for the trackers; it runs twice, with
+                the averaged weights and with the trained ones.
             export: write the averaged weights to a folder; collective. Called every ``export_every`` steps.
 
         Raises:
@@ -159,34 +89,32 @@ class Trainer:
             SystemExit: SIGTERM (143) or Ctrl-C (130), once a checkpoint is written.
         """
         if self.accelerator.is_main_process:
-            self.accelerator.init_trackers("")
+            start_trackers(self.accelerator, self.run.trackers, self.record)
         bar = tqdm(total=self.run.max_steps, initial=self.step, disable=not sys.stderr.isatty(), desc="train")
-        sums, counted, since = {}, 0, time.perf_counter()
-        self.started_at = self.step, since
-        with self.signals_noted():
+        self.sums: dict[str, Tensor] = {}
+        self.started_at = self.step, time.perf_counter()
+        self.monitor.clock.restart()
+        with signals_noted(self.note_signal, once=self.accelerator.num_processes == 1):
             last = self.finished()
             while not last:
                 for name, value in self.train_step(compute_loss).items():
-                    sums[name] = sums.get(name, 0.0) + value
-                counted, self.step = counted + 1, self.step + 1
+                    self.sums[name] = self.sums.get(name, 0.0) + value
+                self.step += 1
                 bar.update()
                 last = self.finished()
                 if self.step % self.run.log_every == 0 or last:
-                    finite = float(sums.pop("finite"))
-                    means = {name: float(total) / max(finite, 1) for name, total in sums.items()}
-                    means["steps_per_s"] = counted / (time.perf_counter() - since)
-                    means["skipped_steps"] = float(self.vitals.skipped)
-                    self.log(means if finite else {"skipped_steps": means["skipped_steps"]}, bar)
-                    sums, counted, since = {}, 0, time.perf_counter()
+                    self.log(self.measured(), bar)
                 stopped = self.interrupted()
                 validated = validate and self.run.validate_every and not stopped
                 if validated and (self.step % self.run.validate_every == 0 or last):
-                    self.validate(validate, bar)
-                    since = time.perf_counter()
+                    with self.monitor.clock.doing("validation"):
+                        self.validate(validate, bar)
                 if self.step % self.run.checkpoint_every == 0 or last:
-                    self.save()
+                    with self.monitor.clock.doing("saving"):
+                        self.save()
                 if export and self.run.export_every and self.step % self.run.export_every == 0 and not stopped:
-                    self.export(export)
+                    with self.monitor.clock.doing("saving"):
+                        self.export(export)
         bar.close()
         if self.interrupted():
             self.accelerator.print(f"interrupted at step {self.step}; the same command resumes {self.folder}")
@@ -223,7 +151,8 @@ class Trainer:
         self.engine.step(skip)
         self.average.update(self.engine.masters, self.step, skip)
         self.vitals.update(skip, over, interrupted)
-        return {name: torch.where(finite, value, 0.0) for name, value in logs.items()} | {"finite": finite.float()}
+        counts = {"finite": finite.float(), "steps": torch.ones_like(skip)}
+        return {name: torch.where(finite, value, 0.0) for name, value in logs.items()} | counts
 
     def remember(self, **batch: Tensor) -> None:
         """Note what a forward pass trains on: it is saved if that ends the run."""
@@ -248,25 +177,43 @@ class Trainer:
             f"the batch is in {path}; lower optimizer.learning_rate and resume, or look for what the batch has wrong"
         )
 
+    def measured(self) -> dict[str, float]:
+        """Means over the steps since the last call, skipped ones left out, and what the monitor saw; collective."""
+        finite, steps = (float(self.sums.pop(name)) for name in ("finite", "steps"))
+        means = {name: float(total) / finite for name, total in self.sums.items()} if finite else {}
+        means["learning_rate"] = self.engine.adamw.param_groups[0]["lr"]
+        means["skipped_steps"] = float(self.vitals.skipped)
+        self.sums = {}
+        return means | self.monitor.look(int(steps))
+
     def log(self, values: dict[str, float], bar: tqdm) -> None:
+        """Tell the trackers everything and a person the most of it."""
         self.accelerator.log(values, step=self.step)
         if self.accelerator.is_main_process:
-            line = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            bar.set_postfix_str(line) if not bar.disable else print(f"step {self.step}  {line}", flush=True)
+            speed = values.get("steps_per_s")
+            line = progress_line(values, (self.last_step() - self.step) / speed if speed else None)
+            if bar.disable:
+                print(f"step {self.step}/{self.run.max_steps}  {line}", flush=True)
+            else:
+                bar.set_postfix_str(line)
 
     def validate(self, validate, bar: tqdm) -> None:
-        """Numbers and panels with the averaged weights; the trained ones are put back."""
-        with self.engine.shown(self.average.values), torch.no_grad():
-            self.bare_model.eval()
-            try:
-                values, panels = validate(self.step)
-            finally:
-                self.bare_model.train()
-        self.log({f"validation/{name}": value for name, value in values.items()}, bar)
+        """Numbers and panels with the averaged weights, then with the trained ones, which are put back."""
+        with self.engine.shown(self.average.values):
+            self.judge(validate, bar, "validation", "")
+        self.judge(validate, bar, "validation_raw", " (raw weights)")
+
+    @torch.no_grad()
+    def judge(self, validate, bar: tqdm, group: str, title: str) -> None:
+        """Numbers and panels of the weights that the model has now."""
+        self.bare_model.eval()
+        try:
+            values, panels = validate(self.step)
+        finally:
+            self.bare_model.train()
+        self.log({f"{group}/{name}": value for name, value in values.items()}, bar)
         if self.accelerator.is_main_process:
-            writer = self.accelerator.get_tracker("tensorboard", unwrap=True)
-            for name, panel in panels.items():
-                writer.add_image(name, panel.cpu().numpy(), self.step)
+            show_panels(self.accelerator, {name + title: panel for name, panel in panels.items()}, self.step)
 
     # --- The end ------------------------------------------------------------------------------------------------------
 
@@ -305,126 +252,5 @@ class Trainer:
         """Whether a signal ends the run; all ranks agree."""
         return self.votes[1] if self.accelerator.num_processes > 1 else self.signal is not None
 
-    @contextmanager
-    def signals_noted(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C end the run after the step that they fall in; in a single process a second one at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-
-        def note(number, _):
-            self.signal = number
-            if self.accelerator.num_processes == 1:  # launchers pass a Ctrl-C on that their ranks have got already
-                signal.signal(number, before[number])
-
-        for number in SIGNALS:
-            signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    # --- Checkpoints --------------------------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """All that resuming needs, as whole weights by name; collective, and complete on the main process alone."""
-        keep = self.accelerator.is_main_process
-
-        def named(parts) -> dict[str, Tensor]:
-            return {name: full.cpu() for name, full in self.engine.whole(parts) if keep}
-
-        others = {name: value for name, value in self.bare_model.state_dict().items()} if keep else {}
-        moments = {name: named(self.engine.moments(name)) for name in MOMENTS}
-        return {
-            "model": others | named(self.engine.masters),
-            "average": named(self.average.values),
-            "optimizer": {"step": self.engine.adamw.state[self.engine.masters[0]]["step"].cpu(), **moments},
-        }
-
-    def save(self) -> None:
-        """Write a checkpoint; collective. A full disk costs the checkpoint, not the run."""
-        if self.saved_at == self.step:
-            return
-        state = self.state()
-        if self.accelerator.is_main_process:
-            record = {"model": self.sizes, "skipped_steps": int(self.vitals.skipped), "config": self.record}
-            folder = self.folder / "checkpoints"
-            try:
-                checkpoint.save(folder, self.step, state, record, self.run.keep_checkpoints)
-            except OSError as error:
-                print(f"warning: no checkpoint at step {self.step}: {error}; training goes on", flush=True)
-        self.saved_at = self.step
-        self.accelerator.wait_for_everyone()
-
-    def resume(self) -> None:
-        """Continue from the newest whole checkpoint of the run's folder, if there is one."""
-        found = [None]
-        if self.accelerator.is_main_process:
-            found = [checkpoint.newest(self.folder / "checkpoints")]
-        (newest,) = broadcast_object_list(found) if self.accelerator.num_processes > 1 else found
-        if newest is None:
-            return
-        if newest.step > self.run.max_steps:
-            raise InputError(
-                f"{self.folder} is at step {newest.step}, past run.max_steps={self.run.max_steps}; raise it"
-            )
-        if changes := differences(newest.record["model"], self.sizes):
-            raise InputError(
-                f"{self.folder} holds a run of another model ({', '.join(changes)}); choose another output_dir"
-            )
-        state = newest.state()
-        try:
-            self.engine.load(state["model"])
-            self.engine.put(self.average.values, state["average"])
-            for name in MOMENTS:
-                self.engine.put(self.engine.moments(name), state["optimizer"][name])
-        except (RuntimeError, ValueError, KeyError) as error:
-            text = str(error).splitlines()[0]
-            raise InputError(
-                f"{self.folder} holds a run of another model ({text}); choose another output_dir"
-            ) from error
-        for master in self.engine.masters:
-            self.engine.adamw.state[master]["step"].copy_(state["optimizer"]["step"])
-        self.vitals.skipped = self.vitals.skipped + newest.record["skipped_steps"]
-        self.step = self.saved_at = newest.step
-        self.accelerator.print(f"resumed {self.folder} at step {self.step}", flush=True)
-
-    # --- Exports ------------------------------------------------------------------------------------------------------
-
-    def averaged_model(self) -> nn.Module | None:
-        """A float32 copy of the model with the averaged weights, on the CPU; collective, None on all ranks but 0."""
-        weights = dict(self.bare_model.state_dict())
-        for name, full in self.engine.whole(self.average.values):
-            weights[name] = full.cpu() if self.accelerator.is_main_process else None
-        if not self.accelerator.is_main_process:
-            return None
-        model = build(type(self.bare_model), self.sizes, self.folder)
-        model.load_state_dict({name: value.float().cpu().clone() for name, value in weights.items()}, assign=True)
-        return model
-
-    def export(self, export: Callable[[Path], None]) -> None:
-        """Write the averaged weights to ``exports/step-XXXXXXXX`` and remove older ones; collective."""
-        folder = self.folder / "exports"
-        aside = folder / f".step-{self.step:08d}.partial"
-        try:
-            if self.accelerator.is_main_process:
-                folder.mkdir(parents=True, exist_ok=True)
-                checkpoint.remove_leftovers(folder)
-            export(aside)
-            if self.accelerator.is_main_process:
-                final = folder / f"step-{self.step:08d}"
-                checkpoint.set_aside(final)
-                aside.rename(final)
-                checkpoint.remove_all_but(folder, "step-*", self.run.keep_exports)
-        except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            print(f"warning: no export at step {self.step}: {error}; training goes on", flush=True)
-
-
-def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two models' sizes, in words."""
-    now = json.loads(json.dumps(now))
-    names = sorted(saved.keys() | now.keys())
-    return [f"model.{n} was {saved.get(n)} and is {now.get(n)}" for n in names if saved.get(n) != now.get(n)]
+    def note_signal(self, number: int) -> None:
+        self.signal = number

@@ -1,7 +1,8 @@
 """`kill -9` at random moments, also during saves: no resume is refused, nothing lost but the steps since the last save.
 
-python tests/training/test_kill.py --kills 20              one process
-python tests/training/test_kill.py --kills 20 --ranks 2    DeepSpeed ZeRO-2 on two CPU ranks
+python tests/training/test_kill.py --kills 20                      one process
+python tests/training/test_kill.py --kills 20 --zero2              DeepSpeed ZeRO-2 on two CPU ranks
+python tests/training/test_kill.py --kills 20 --zero2 --ranks 4    on four
 """
 
 import argparse
@@ -69,8 +70,11 @@ def newest_step(folder: Path) -> int:
     return int(whole[-1].name.removeprefix("step-")) if whole else 0
 
 
-def kill_often(folder: Path, kills: int, ranks: int = 1, seed: int = 0) -> list[int]:
+def kill_often(folder: Path, kills: int, ranks: int = 0, seed: int = 0) -> list[int]:
     """Start a run, let it save at least once more, kill it at random; again and again.
+
+    Args:
+        ranks: of ZeRO-2; 0 for one process without it.
 
     Returns:
         Newest whole step after each kill.
@@ -78,7 +82,7 @@ def kill_often(folder: Path, kills: int, ranks: int = 1, seed: int = 0) -> list[
     folder.mkdir(parents=True, exist_ok=True)
     rng, found = random.Random(seed), [0]
     for _ in range(kills):
-        pid, join = forked(folder) if ranks == 1 else launched(folder, ranks)
+        pid, join = launched(folder, ranks) if ranks else forked(folder)
         limit = time.monotonic() + 120
         while newest_step(folder) <= found[-1]:
             assert time.monotonic() < limit, (folder / "log").read_text()[-2000:]
@@ -109,7 +113,10 @@ def test_a_killed_run_resumes_from_its_newest_checkpoint(tmp_path):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--zero2", action="store_true", help="DeepSpeed ZeRO-2, all ranks killed together")
+    parser.add_argument("--ranks", type=int, default=2, help="of --zero2")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
+    ranks = arguments.ranks if arguments.zero2 else 0
     with tempfile.TemporaryDirectory() as scratch:
-        print("newest whole step after each kill:", kill_often(Path(scratch), arguments.kills, arguments.ranks))
+        print("newest whole step after each kill:", kill_often(Path(scratch), arguments.kills, ranks, arguments.seed))

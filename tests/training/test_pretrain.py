@@ -13,10 +13,11 @@ from lavin.errors import InputError
 from lavin.models.jdit import JDiT
 from lavin.models.stvae import STVAE
 from lavin.pipeline import LavinPipeline
-from lavin.training import checkpoint
+from lavin.training import checkpoint, pretrain
 from lavin.training.config import PretrainConfig, TasksConfig, load_config
 from lavin.training.latents import LatentCache, build_cache, training_context
-from lavin.training.pretrain import load_stvae, sequence_loss, train
+from lavin.training.objective import draw_timesteps, sequence_loss
+from lavin.training.pretrain import load_stvae, train
 
 SMALL = [
     "run.batch_size=2", "run.validate_every=0", "run.precision=fp32", "run.log_every=1", "scenes.size=32",
@@ -154,8 +155,9 @@ def test_parallel_loss_is_the_mean_over_separate_sequences(stvae):
     pairs = 4
     x, y = torch.randn(2, 2, 4, pairs, 4, 4, dtype=torch.float64)
     condition = torch.stack((x, y), dim=3).flatten(2, 3)[:, :, :-1]
-    settings = config("unused", stvae)
-    together = sequence_loss(model, condition, y, pairs, True, torch.Generator().manual_seed(1), settings)
+    generator = torch.Generator().manual_seed(1)
+    t = draw_timesteps(y, pairs, True, generator, 0.0)
+    together = sequence_loss(model, condition, y, t, pairs, generator)
     generator = torch.Generator().manual_seed(1)
     t = flow.draw_timesteps((2, pairs), generator)
     noise = torch.randn(y.shape, generator=generator, dtype=torch.float64)
@@ -168,14 +170,14 @@ def test_parallel_loss_is_the_mean_over_separate_sequences(stvae):
 def test_a_tiny_model_overfits_one_batch(tmp_path, stvae):
     run = ["run.overfit_batch=true", "run.max_steps=150", "run.checkpoint_every=150", "optimizer.learning_rate=3e-3"]
     losses = []
-    original = flow.loss
+    original = pretrain.sequence_loss
 
     def recording(*args, **kwargs):
         losses.append(original(*args, **kwargs))
         return losses[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "loss", recording)
+        patch.setattr(pretrain, "sequence_loss", recording)
         train(config(tmp_path, stvae, *run, "tasks.weights={depth: 1}"))
     first, last = (torch.cat([loss.detach().flatten() for loss in part]).mean() for part in (losses[:10], losses[-30:]))
     assert last < 0.6 * first

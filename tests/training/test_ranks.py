@@ -71,6 +71,28 @@ def test_two_ranks_train_as_one_that_accumulates_and_either_resumes_the_other(tm
 
 @pytest.mark.slow
 @needs_deepspeed
+def test_two_bf16_ranks_that_accumulate_train_as_one_process_in_bf16(tmp_path):
+    """ZeRO-2 computes with bf16 weights and sums bf16 gradients, one process with fp32 weights under autocast, so they
+    differ by rounding, 2^-8 of each gradient. Adam's steps are about the learning rate, 1e-3, whatever the gradient's
+    size, and of its sign: where a gradient is near zero, rounding may turn a step round. So the runs are compared by
+    how far they moved, 6 % apart: a rank's gradients left out, or counted twice, moves elsewhere (last line)."""
+    steps = {"max_steps": 8, "precision": "bf16", "ema_decay": 0.0, "checkpoint_every": 8}
+    done = launch("zero2", 2, output_dir=str(tmp_path / "two"), accumulation=2, **steps)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, accumulation in (("one", 4), ("half", 2)):
+        toy_run(output_dir=str(tmp_path / name), accumulation=accumulation, **steps)
+    toy_run(output_dir=str(tmp_path / "start"), **{**steps, "max_steps": 1}, not_finite=[0])
+    names = ("two", "one", "half", "start")
+    states = [checkpoint.newest(tmp_path / name / "checkpoints").state()["model"] for name in names]
+    two, one, half, start = (torch.cat([state[name].flatten() for name in states[1]]) for state in states)
+    moved, apart, otherwise = one - start, two - one, half - one
+    assert moved.norm() > 0
+    assert apart.norm() < 0.2 * moved.norm()
+    assert otherwise.norm() > 2 * apart.norm()
+
+
+@pytest.mark.slow
+@needs_deepspeed
 def test_zero3_is_refused_in_one_line(tmp_path):
     done = launch("zero3", 1, output_dir=str(tmp_path), max_steps=1)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from lavin import config_dir
-from lavin.data.stream import ContextBatch, ContextStream
+from lavin.data.photos import BSDS500
+from lavin.data.stream import ContextBatch, ContextStream, RollingPool, Share, read_stream
+from lavin.errors import InputError
 from lavin.models.stvae import STVAE
 from lavin.training import checkpoint
 from lavin.training.config import (
@@ -59,7 +61,7 @@ def batch(count: int, first: int) -> ContextBatch:
 def empty_ring(ring_type, **attributes):
     """A ring without workers, to be given batches by hand."""
     ring = object.__new__(ring_type)
-    ring.__dict__.update(drawn=0, **attributes)
+    ring.__dict__.update(drawn=0, damaged=set(), **attributes)
     return ring
 
 
@@ -167,3 +169,48 @@ def test_contexts_of_a_stream_are_counted_from_the_step_of_a_resumed_run(tmp_pat
     train(load_config(PretrainConfig, file, [*overrides, "run.max_steps=3", f"run.accumulation={accumulation}"]))
     train(load_config(PretrainConfig, file, [*overrides, "run.max_steps=4", f"run.accumulation={accumulation}"]))
     assert started == [0, 6 * accumulation]
+
+
+def damage(picture) -> None:
+    """Cut a file short."""
+    picture.write_bytes(picture.read_bytes()[:100])
+
+
+def test_damaged_pictures_are_left_out_counted_and_named(tmp_path, capfd):
+    """1 of 120 is within what is tolerated; no context shows it, and none shows a picture twice."""
+    folder = many_photos(tmp_path, 120)
+    damage(folder / "train" / "images" / "007.png")
+    source = BSDS500(folder, "train", 32)
+    pool = RollingPool(source, worker=3, capacity=10**6)
+    pool.advance(500)
+    numbers = [int(sample.id.rpartition("/")[2]) % 120 for sample in pool.samples]
+    damaged = folder / "train" / "images" / "007.png"
+    bad = next(number for number, (picture, _) in enumerate(source.files) if picture == damaged)
+    assert sorted(numbers) == [number for number in range(120) if number != bad]
+    assert len(pool.damaged) == 1 and str(damaged) in pool.damaged[bad]
+    stream = ContextStream([Share(source, 1.0, {"colorization": 1.0})], ["colorization"], 2, batch=2)
+    batches = read_stream(stream, workers=1)
+    ring = PictureRing(ContextStream(stream.shares, ["colorization"], 2, batch=2), 1, 8, torch.device("cpu"))
+    ring.advance(4)
+    assert [damaged.name in line for line in ring.damaged] == [True]
+    assert capfd.readouterr().out.count("warning: left out a damaged sample") == 1
+    assert len(next(batches).damaged) == 1 and len(next(batches).damaged) == 0
+
+
+def test_more_than_one_in_a_hundred_damaged_ends_the_run_in_one_line(tmp_path):
+    folder = many_photos(tmp_path, 120)
+    for name in ("007.png", "050.png"):
+        damage(folder / "train" / "images" / name)
+    stream = ContextStream([Share(BSDS500(folder, "train", 32), 1.0, {"colorization": 1.0})], ["colorization"], 2)
+    with pytest.raises(InputError, match=r"^BSDS500: 2 of 120 samples are damaged, more than 1%; the last: .*png"):
+        next(read_stream(stream, workers=1))
+
+
+def many_photos(tmp_path, count: int):
+    for folder in ("images", "boundaries"):
+        (tmp_path / "many" / "train" / folder).mkdir(parents=True)
+    for number in range(count):
+        levels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(tmp_path / "many" / "train" / "images" / f"{number:03}.png")
+        Image.fromarray(levels[..., 0]).save(tmp_path / "many" / "train" / "boundaries" / f"{number:03}.png")
+    return tmp_path / "many"

@@ -1,0 +1,58 @@
+"""What the J-DiT is trained on: the flow-matching loss of sequences of pairs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lavin import context, flow
+
+
+def draw_timesteps(targets: Tensor, pairs: int, causal: bool, generator: torch.Generator | None, mean: float) -> Tensor:
+    """t of every target that is trained: (batch, pairs) for causal models, (batch,) for full ones."""
+    shape = (len(targets), pairs) if causal else len(targets)
+    return flow.draw_timesteps(shape, generator, targets.device, mean)
+
+
+def sequence_loss(
+    model: torch.nn.Module,
+    condition: Tensor,
+    targets: Tensor,
+    t: Tensor,
+    pairs: int,
+    generator: torch.Generator | None,
+    l1_weight: float = 0.0,
+    dropped: np.ndarray | None = None,
+) -> Tensor:
+    """Flow-matching loss of a batch of sequences, one number per target.
+
+    Args:
+        condition: x1 y1 ... xn, (batch, channels, all frames, height, width).
+        targets: y1 ... yn, (batch, channels, n * frames, height, width).
+        t: (batch, pairs) to train all n targets in parallel, as causal models do; (batch,) to train the last one.
+        dropped: (batch,) bool, sequences of full models that lose their pairs: their condition is that of guidance,
+            ``[one all-zero latent frame, query]``, and so shorter; they make a forward pass of their own.
+
+    Returns:
+        In the shape of t.
+    """
+    frames = targets.shape[2] // pairs
+    clips = context.clip_frames(condition.shape[2], frames, pairs)
+    whole = partial(model, clip_frames=clips)
+    if t.ndim == 2:
+        return flow.loss(whole, condition, targets, t, generator, l1_weight)
+    last = targets[:, :, -frames:]
+    if dropped is None or not dropped.any():
+        return flow.loss(whole, condition, last, t, generator, l1_weight)
+    alone = partial(model, clip_frames=(1, clips[-1]))
+    order, losses = [], []
+    for rows, network in ((~dropped, whole), (dropped, alone)):
+        chosen = torch.from_numpy(rows.nonzero()[0]).to(t.device)
+        if len(chosen):
+            seen = condition[chosen] if network is whole else context.unconditional(condition[chosen, :, -clips[-1] :])
+            losses.append(flow.loss(network, seen, last[chosen], t[chosen], generator, l1_weight))
+            order.append(chosen)
+    return torch.cat(losses)[torch.cat(order).argsort()]
