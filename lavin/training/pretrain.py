@@ -6,7 +6,6 @@ import copy
 import json
 import shutil
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
