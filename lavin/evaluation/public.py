@@ -28,7 +28,7 @@ from lavin.tasks.captions import CaptionDefinition, ReferringCaptionTask
 from lavin.tasks.selection import Selection
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PublicEpisode(Episode):
     """An episode whose query is known at its own size too, where its labels are scored."""
 
@@ -171,7 +171,8 @@ class Questions:
         original = self.queries[number]
         query, *pairs = (self.frame(sample) for sample in [original, *(self.pool[place] for place in chosen)])
         examples = [self.task.example(sample, definition, rng) for sample in [query, *pairs]]
-        return PublicEpisode(self.task, definition, examples[1:], examples[0], pairs, query, original, benchmark.scored)
+        known = {"original": original, "scored": benchmark.scored}
+        return PublicEpisode(self.task, definition, examples[1:], examples[0], pairs, query, **known)
 
     def frame(self, sample: Sample) -> Sample:
         try:

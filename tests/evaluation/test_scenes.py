@@ -147,7 +147,12 @@ def test_a_batch_of_contexts_predicts_what_the_pipeline_does_one_by_one(pool, at
     together = scenes.predict(pipeline, episodes, [generator(0), generator(1)], SETTINGS)
     for index, (episode, clip) in enumerate(zip(episodes, together, strict=True)):
         alone = pipeline(
-            episode.pairs, episode.query.input, SETTINGS.steps, generator=generator(index), output_type="pt"
+            episode.pairs,
+            episode.query.input,
+            SETTINGS.steps,
+            generator=generator(index),
+            output_type="pt",
+            speed="exact",
         )
         torch.testing.assert_close(clip, alone.images[0], atol=1e-4, rtol=0)  # float32, three steps and the decoder
 

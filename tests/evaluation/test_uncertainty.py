@@ -45,6 +45,7 @@ def test_members_are_those_of_the_pipeline(attention):
             generator=noise_generator(0, row.name, index),
             output_type="pt",
             ensemble_size=3,
+            speed="exact",
         )
         torch.testing.assert_close(members.mean(0), output.images[0], atol=1e-4, rtol=0)
         spread = members.div(2).double().std(0).square().mean(0).sqrt().float()
