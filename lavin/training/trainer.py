@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -94,6 +95,25 @@ class Vitals:
         return int(skipped), int(in_a_row), over > 0, interrupted > 0
 
 
+class Companion(Protocol):
+    """What trains beside the model, with an optimizer of its own: a discriminator."""
+
+    def start(self, accelerator: Accelerator) -> None:
+        """Called once, before the first step."""
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Called after each step of the model, on all ranks; what to log."""
+
+    def counts(self) -> dict[str, float]:
+        """What to log of the run so far."""
+
+    def state(self) -> dict[str, Any]:
+        """Its part of a checkpoint."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
+
+
 class Trainer:
     """One model, trained to ``max_steps`` from its newest checkpoint on.
 
@@ -101,10 +121,18 @@ class Trainer:
         model: what is trained.
         run, optimizer: configurations.
         record: the resolved configuration, saved in every checkpoint.
+        companion: what trains beside it.
     """
 
-    def __init__(self, model: nn.Module, run: RunConfig, optimizer: OptimizerConfig, record: dict[str, Any]):
-        self.run, self.schedule, self.record = run, optimizer, record
+    def __init__(
+        self,
+        model: nn.Module,
+        run: RunConfig,
+        optimizer: OptimizerConfig,
+        record: dict[str, Any],
+        companion: Companion | None = None,
+    ):
+        self.run, self.schedule, self.record, self.companion = run, optimizer, record, companion
         self.folder = Path(run.output_dir)
         self.accelerator = make_accelerator(run)
         if run.gradient_checkpointing:
@@ -114,6 +142,8 @@ class Trainer:
         self.sizes = {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
         self.sizes.pop("attention_backend", None)  # a kernel, which resuming may change
         self.engine = make_engine(self.accelerator, model, run, optimizer)
+        if companion is not None:
+            companion.start(self.accelerator)
         self.average = Average(self.engine.masters, run.ema_decay)
         self.vitals = Vitals(self.accelerator.device)
         self.step = 0
@@ -175,8 +205,10 @@ class Trainer:
                     finite = float(sums.pop("finite"))
                     means = {name: float(total) / max(finite, 1) for name, total in sums.items()}
                     means["steps_per_s"] = counted / (time.perf_counter() - since)
-                    means["skipped_steps"] = float(self.vitals.skipped)
-                    self.log(means if finite else {"skipped_steps": means["skipped_steps"]}, bar)
+                    counts = {"skipped_steps": float(self.vitals.skipped)}
+                    if self.companion is not None:
+                        counts |= self.companion.counts()
+                    self.log(means | counts if finite else counts, bar)
                     sums, counted, since = {}, 0, time.perf_counter()
                 stopped = self.interrupted()
                 validated = validate and self.run.validate_every and not stopped
@@ -223,6 +255,8 @@ class Trainer:
         self.engine.step(skip)
         self.average.update(self.engine.masters, self.step, skip)
         self.vitals.update(skip, over, interrupted)
+        if self.companion is not None:
+            logs |= self.companion.step(self.step)
         return {name: torch.where(finite, value, 0.0) for name, value in logs.items()} | {"finite": finite.float()}
 
     def remember(self, **batch: Tensor) -> None:
@@ -337,11 +371,12 @@ class Trainer:
 
         others = {name: value for name, value in self.bare_model.state_dict().items()} if keep else {}
         moments = {name: named(self.engine.moments(name)) for name in MOMENTS}
-        return {
+        state = {
             "model": others | named(self.engine.masters),
             "average": named(self.average.values),
             "optimizer": {"step": self.engine.adamw.state[self.engine.masters[0]]["step"].cpu(), **moments},
         }
+        return state if self.companion is None else state | {"companion": self.companion.state()}
 
     def save(self) -> None:
         """Write a checkpoint; collective. A full disk costs the checkpoint, not the run."""
@@ -380,6 +415,8 @@ class Trainer:
             self.engine.put(self.average.values, state["average"])
             for name in MOMENTS:
                 self.engine.put(self.engine.moments(name), state["optimizer"][name])
+            if self.companion is not None and "companion" in state:  # without, it begins now
+                self.companion.restore(state["companion"])
         except (RuntimeError, ValueError, KeyError) as error:
             text = str(error).splitlines()[0]
             raise InputError(
