@@ -61,7 +61,9 @@ class Adversary:
     def loss_for(self, decoded: Tensor) -> Tensor:
         """L_G of reconstructions; its gradient reaches them and not the discriminator."""
         weights = {name: weight.detach() for name, weight in self.engine.module.named_parameters()}
-        return hinge_generator(functional_call(self.engine.module, weights, (decoded,)))
+        with self.accelerator.autocast():
+            verdicts = functional_call(self.engine.module, weights, (decoded,))
+        return hinge_generator([logits.float() for logits in verdicts])
 
     def learn(self, clip: Tensor, decoded: Tensor, step: int) -> None:
         """One forward and backward pass: tell clips from their reconstructions."""

@@ -289,7 +289,7 @@ class STVAEConfig:
     pictures: int = 24000
     """Training pictures: photos and painted labels."""
     label_share: float = 0.5
-    """Painted labels among them, so that these survive the ST-VAE; a stream has as many as photos."""
+    """Painted labels among them, so that these survive the ST-VAE; a stream has as many as photos, always."""
     crop_sizes: list[int] = field(default_factory=list)
     """Sides in pixels, multiples of 8: each forward pass draws a height and a width of these, and each of its pictures
     a random part of that size. Smaller parts come in larger batches, so that passes cost the same. Empty for whole
@@ -319,6 +319,8 @@ class STVAEConfig:
             raise InputError(f"clip_share is {self.clip_share}; it must be at least 0 and below 1")
         if not 0 <= self.label_share < 1:
             raise InputError(f"label_share is {self.label_share}; it must be at least 0 and below 1")
+        if self.stream.workers and self.label_share != 0.5:
+            raise InputError("label_share is for runs without stream.workers; a stream has as many labels as photos")
         for size in self.crop_sizes or [self.scenes.size]:
             if size % 8 or not self.losses.smallest <= size <= self.scenes.size:
                 raise InputError(

@@ -29,7 +29,7 @@ from lavin.training.stvae_data import (
     random_parts,
     training_pictures,
 )
-from lavin.training.stvae_losses import Perceptual, adaptive_weight, kl_divergence, reconstruction
+from lavin.training.stvae_losses import Perceptual, adaptive_weight, check_backbone, kl_divergence, reconstruction
 from lavin.training.trainer import Trainer
 
 KINDS = ("stvae", "cogvideox")
@@ -157,7 +157,7 @@ def train(config: STVAEConfig) -> Path:
     game = config.losses.discriminator
     adversary = Adversary(game, config.clip_share > 0, config.run.accumulation) if game.weight else None
     if config.losses.perceptual_weight:
-        Perceptual(config.losses.perceptual_backbone)  # missing, it is missing before anything is drawn
+        check_backbone(config.losses.perceptual_backbone)  # before anything is drawn
     scenes = config.scenes
     held_out = Pool(scenes.source("validation"), range(scenes.validation_scenes))
     photos = torch.stack([sample.clip[0].permute(2, 0, 1) for sample in held_out])

@@ -34,6 +34,20 @@ def reconstruction(decoded: Tensor, clip: Tensor, mse_weight: float, l1_weight: 
     return error + l1_weight * F.l1_loss(decoded, clip) if l1_weight else error
 
 
+def check_backbone(backbone: str) -> None:
+    """Refuse a perceptual backbone whose weights are not on this machine.
+
+    Raises:
+        InputError: it names the option that turns the term off.
+    """
+    from lavin.metrics.perceptual import Unavailable, lpips_weights
+
+    try:
+        lpips_weights(backbone)
+    except Unavailable as error:
+        raise InputError(f"{error}, or turn the term off with losses.perceptual_weight=0") from error
+
+
 class Perceptual(nn.Module):
     """LPIPS, version 0.1 (Zhang et al. 2018), torchmetrics' own: mean over the frames of all clips.
 
@@ -47,13 +61,8 @@ class Perceptual(nn.Module):
     def __init__(self, backbone: str):
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        from lavin.metrics.perceptual import Unavailable, lpips_weights
-
         super().__init__()
-        try:
-            lpips_weights(backbone)
-        except Unavailable as error:
-            raise InputError(f"{error}, or turn the term off with losses.perceptual_weight=0") from error
+        check_backbone(backbone)
         self.network = LearnedPerceptualImagePatchSimilarity(net_type=backbone).net.requires_grad_(False)
 
     def forward(self, decoded: Tensor, clip: Tensor) -> Tensor:

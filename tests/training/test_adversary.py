@@ -1,6 +1,7 @@
 """The ST-VAE's training with a discriminator: resumed, on two ranks, through steps that are not finite, collapsed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from lavin import config_dir
 from lavin.errors import InputError, LavinError
+from lavin.models.stvae import STVAE
 from lavin.training import adversary, checkpoint
 from lavin.training import stvae as stvae_training
 from lavin.training.adversary import Watch
@@ -70,6 +72,24 @@ def test_it_learns_from_its_start_on(whole, tmp_path):
     saved = state(tmp_path)["companion"]
     assert saved["step"] == 0
     assert all((moment == 0).all() for moment in saved["exp_avg"])
+
+
+def test_causality_survives_training(whole):
+    """What a clip's later frames are changes no earlier latent and no earlier decoded frame; chunks equal the whole."""
+    trained = STVAE.from_pretrained(whole / "stvae").eval()
+    generator = torch.Generator().manual_seed(0)
+    clip, other = torch.rand(2, 1, 3, 17, 32, 32, generator=generator) * 2 - 1
+    other[:, :, :9] = clip[:, :, :9]
+    with torch.no_grad():
+        latent, changed = trained.to_latent(clip), trained.to_latent(other)
+        torch.testing.assert_close(changed[:, :, :3], latent[:, :, :3], atol=1e-5, rtol=0)
+        assert (changed[:, :, 3] - latent[:, :, 3]).abs().max() > 1e-2
+        torch.testing.assert_close(trained.to_latent(clip[:, :, :1]), latent[:, :, :1], atol=1e-5, rtol=0)
+        decoded = trained.from_latent(latent)
+        torch.testing.assert_close(trained.from_latent(changed)[:, :, :9], decoded[:, :, :9], atol=1e-5, rtol=0)
+        trained.enable_chunking(8)
+        torch.testing.assert_close(trained.to_latent(clip), latent, atol=1e-5, rtol=0)
+        torch.testing.assert_close(trained.from_latent(latent), decoded, atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
@@ -139,8 +159,6 @@ def test_a_collapse_is_told_from_a_game(hinge, accuracy, gap, message):
     found = watch.look()
     assert (found is None) == (message is None)
     if message:
-        import re
-
         assert re.match(message, found)
     assert watch.sums.tolist() == [0, 0, 0, 0, 0, float(message is not None)]
 
@@ -161,6 +179,24 @@ def test_a_discriminator_that_cannot_learn_is_reported_once_and_counted(tmp_path
     assert out.count("warning: at step 2 the discriminator tells nothing") == 1
     assert out.count("the discriminator tells nothing") == 1
     assert "discriminator_collapsed 3" in out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.kind=cogvideo"], "model.kind is 'cogvideo'; it must be one of stvae, cogvideox"),
+        (["model.kind=cogvideox"], "model: no AutoencoderKLCogVideoX .*linear_shortcut"),
+        (["model.kind=cogvideox", "clip_share=0.5", "clip_frames=5"], "clip_frames is 5; .*1 . 8k frames only"),
+        (["model.block_out_channel=[8,8,8,8]"], "model: no STVAE can be made .*block_out_channel"),
+        (["model.block_out_channels=[8,8,8]"], "model: no STVAE can be made .*four stages"),
+    ],
+)
+def test_models_that_cannot_be_are_named(tmp_path, overrides, message):
+    settings = [f"output_dir={tmp_path}/run", *overrides]
+    config = load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", settings)
+    with pytest.raises(InputError, match=message):
+        stvae_training.train(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_backbone_that_is_missing_stops_the_run_before_it_begins(tmp_path):
