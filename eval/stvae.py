@@ -1,7 +1,6 @@
-"""The ST-VAE alone: how good its reconstructions are, what it costs, and how it compares.
+"""The ST-VAE alone: how good its reconstructions are, and what a training step costs.
 
     python eval/stvae.py quality --model lavin-tiny [--data DIR] [--out FILE.json] [--picture FILE.png]
-    python eval/stvae.py memory [--out FILE.json]       of full size, computed from shapes, nothing is run
     python eval/stvae.py speed                          a training step beside diffusers' AutoencoderKLCogVideoX
 
 The table has PSNR, SSIM and LPIPS by frame, statistics of the latent, and what each task's labels lose on the way.
@@ -12,14 +11,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lavin.cli import run
 
 app = typer.Typer(add_completion=False, help=__doc__.splitlines()[0], rich_markup_mode=None)
-GIB = 2**30
 
 
 @app.command()
@@ -87,33 +85,6 @@ def quality(
         typer.echo(write_bytes(out, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode(), force))
     if picture is not None:
         typer.echo(write_image(picture, report.draw(network, kinds), force))
-
-
-@app.command()
-def memory(
-    resolutions: Annotated[str, typer.Option(help="Sides in pixels.")] = "256,512",
-    lengths: Annotated[str, typer.Option(help="Frames, 1 + 4k each.")] = "1,17,49,97",
-    chunk: Annotated[int, typer.Option(help="Frames of a chunk.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
-) -> None:
-    """Most memory of encoding and decoding at full size in bf16, whole and in chunks."""
-    from lavin.evaluation.stvae_cost import memory_rows
-    from lavin.io import check_free, write_bytes
-
-    if out is not None:
-        check_free(out, force)
-    sides, counts = ([int(value) for value in text.split(",")] for text in (resolutions, lengths))
-    rows: list[dict[str, Any]] = []
-    print(f"{'pixels':>7}{'frames':>8}{'encode':>10}{'decode':>10}{'in chunks:':>13}{'encode':>8}{'decode':>10}   GiB")
-    for row in memory_rows(sides, counts, chunk):
-        rows.append(row)
-        whole, pieces = (
-            f"{row[f'encode{how}'] / GIB:10.2f}{row[f'decode{how}'] / GIB:10.2f}" for how in ("", "_chunked")
-        )
-        print(f"{row['size']:>7}{row['frames']:>8}{whole}{'':>11}{pieces}", flush=True)
-    if out is not None:
-        typer.echo(write_bytes(out, (json.dumps(rows, indent=1) + "\n").encode(), force))
 
 
 @app.command()

@@ -170,7 +170,9 @@ def test_skipped_steps_do_not_count_towards_a_collapse():
         watched((1.0, nan, nan, nan), (1.0, nan, nan, nan)).look()
 
 
-def test_a_discriminator_that_cannot_learn_is_reported_once_and_counted(tmp_path, capsys):
+def test_a_collapse_is_reported_once_and_counted(tmp_path, capsys, monkeypatch):
+    """With a bound that no gap reaches every window is a collapse: three in six steps."""
+    monkeypatch.setattr(adversary, "LOST_GAP", 1e3)
     run(
         tmp_path, "run.max_steps=6", "losses.discriminator.start=0", "losses.discriminator.watch=2",
         "losses.discriminator.r1_weight=0", "losses.discriminator.learning_rate=1e-12", "clip_share=0",
