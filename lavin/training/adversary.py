@@ -19,7 +19,7 @@ from lavin.training.stvae_losses import hinge_discriminator, hinge_generator, r1
 WON_ACCURACY, WON_LOSS = 0.98, 0.02
 """Beyond both it tells every patch with a margin of 1: its own gradient is zero and it learns nothing any more."""
 LOST_GAP = 0.02
-"""Below this gap between its mean logits it tells nothing."""
+"""Below this gap between its mean logits, or the wrong way round, it tells nothing."""
 
 
 class Adversary:
@@ -108,9 +108,10 @@ class Adversary:
     def look(self, step: int) -> None:
         """Warn of a collapse, once of each kind."""
         found = self.watch.look()
-        if found is None or found in self.warned:
+        kind = found and found.partition(":")[0]  # what follows has numbers in it
+        if found is None or kind in self.warned:
             return
-        self.warned.add(found)
+        self.warned.add(kind)
         self.accelerator.print(f"warning: at step {step} the discriminator {found}", flush=True)
 
     # --- Checkpoints ----------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ class Watch:
                 "all); lower losses.discriminator.learning_rate and resume"
             )
         hinge, right, between = hinge / steps, right / steps, between / steps
-        won, lost = right > WON_ACCURACY and hinge < WON_LOSS, abs(between) < LOST_GAP
+        won, lost = right > WON_ACCURACY and hinge < WON_LOSS, between < LOST_GAP
         self.sums[5] += float(won or lost)
         if won:
             return (

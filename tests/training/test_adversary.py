@@ -150,6 +150,7 @@ def watched(*steps: tuple[float, float, float, float]) -> Watch:
     [
         (0.001, 0.999, 4.0, "has won: it tells 100% of the patches"),
         (1.0, 0.5, 0.001, "tells nothing: its logits .* differ by 0.001"),
+        (1.1, 0.4, -0.2, "tells nothing"),
         (0.6, 0.75, 0.8, None),
         (0.1, 0.99, 2.5, None),  # ahead, and still learning
     ],
