@@ -1,12 +1,14 @@
 """Tests run tiny networks, which are fastest on one thread and crawl when threads of busy cores wait for each other."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from lavin import STVAE, JDiT, LavinPipeline
@@ -45,3 +47,19 @@ def work(tmp_path, monkeypatch):
         random_picture(10 + number).save(f"pairs/{name}_target.png")
     random_picture(20).save("img.png")
     return tmp_path
+
+
+@pytest.fixture
+def random_squeezenet(tmp_path):
+    """A SqueezeNet of random weights where torch.hub looks for the trained one; its distances mean nothing, but every
+    other part of LPIPS is the real one."""
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path))
+    weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
+    file = tmp_path / "checkpoints" / Path(weights.url).name
+    file.parent.mkdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), file)
+    yield file
+    torch.hub.set_dir(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 
@@ -22,6 +23,13 @@ SPACE_FACTOR = 8
 TIME_FACTOR = 4
 TILE, TILE_OVERLAP = 256, 0.25  # pixels; share of the tile
 START_LOGVAR = -6.0  # with the linear shortcut: noise of 0.05, so that training begins where the linear codec ends
+
+
+@dataclass
+class Reconstruction(DecoderOutput):
+    """A decoded clip, and the latent's distribution that it was decoded from."""
+
+    posterior: DiagonalGaussianDistribution | None = None
 
 
 class STVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
@@ -191,10 +199,11 @@ class STVAE(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     def forward(
         self, clip: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None
-    ) -> DecoderOutput:
+    ) -> Reconstruction:
         """Encode and decode, through the mean or through a sample."""
         posterior = self.encode(clip).latent_dist
-        return self.decode(posterior.sample(generator) if sample_posterior else posterior.mode())
+        latent = posterior.sample(generator) if sample_posterior else posterior.mode()
+        return Reconstruction(sample=self.decode(latent).sample, posterior=posterior)
 
     def to_latent(self, clip: Tensor) -> Tensor:
         """The latent as the J-DiT sees it: (mean - shift) * scale."""

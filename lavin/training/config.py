@@ -20,6 +20,7 @@ from lavin.training.data_config import (
     TasksConfig,
 )
 from lavin.training.run_config import OptimizerConfig, RunConfig, check_positive
+from lavin.training.stvae_config import LossesConfig
 
 __all__ = [
     "BucketConfig", "CacheConfig", "OptimizerConfig", "PhotosConfig", "PretrainConfig", "RunConfig", "STVAEConfig",
@@ -36,21 +37,24 @@ class STVAEConfig:
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     model: dict[str, Any] = field(default_factory=dict)
-    """Arguments of ``STVAE``."""
+    """Arguments of ``STVAE``; with ``kind: cogvideox`` those of diffusers' ``AutoencoderKLCogVideoX``, to compare."""
     pictures: int = 24000
-    """Training pictures: half photos, half painted labels."""
-    l1_weight: float = 0.0
-    """Weight of the mean absolute error beside the mean squared error."""
+    """Training pictures: photos and painted labels."""
+    label_share: float = 0.5
+    """Painted labels among them, so that these survive the ST-VAE; a stream has as many as photos, always."""
+    crop_sizes: list[int] = field(default_factory=list)
+    """Sides in pixels, multiples of 8: each forward pass draws a height and a width of these, and each of its pictures
+    a random part of that size. Smaller parts come in larger batches, so that passes cost the same. Empty for whole
+    pictures."""
+    losses: LossesConfig = field(default_factory=LossesConfig)
     scale_per_channel: bool = False
     """Whether each latent channel is scaled to unit variance for the J-DiT, or all by one number, as in the release:
     then channels keep their weight in the flow-matching loss, and fine detail does not drown what matters."""
-    kl_weight: float = 1e-6
-    """Weight of the KL divergence to the standard normal, per latent element."""
     stream: StreamConfig = field(default_factory=StreamConfig)
     """With workers, ``pictures`` is how many are kept at a time, and one context is one input and one target."""
     photos: PhotosConfig = field(default_factory=PhotosConfig)
     clip_share: float = 0.0
-    """Share of the steps that train on clips of moving scenes; only with ``stream.workers``."""
+    """Share of the forward passes that train on clips of moving scenes."""
     clip_frames: int = 5
     """Frames of these clips, 1 + 4k; a batch has as many frames as one of pictures."""
     clips: int = 3000
@@ -65,8 +69,16 @@ class STVAEConfig:
         check_stream(self)
         if not 0 <= self.clip_share < 1:
             raise InputError(f"clip_share is {self.clip_share}; it must be at least 0 and below 1")
-        if self.clip_share and not self.stream.workers:
-            raise InputError("clip_share needs stream.workers above 0: clips are drawn while the model trains")
+        if not 0 <= self.label_share < 1:
+            raise InputError(f"label_share is {self.label_share}; it must be at least 0 and below 1")
+        if self.stream.workers and self.label_share != 0.5:
+            raise InputError("label_share is for runs without stream.workers; a stream has as many labels as photos")
+        for size in self.crop_sizes or [self.scenes.size]:
+            if size % 8 or not self.losses.smallest <= size <= self.scenes.size:
+                raise InputError(
+                    f"crop_sizes has {size}; sides are multiples of 8 from {self.losses.smallest} to "
+                    f"scenes.size={self.scenes.size}"
+                )
         if self.clip_frames < 5 or self.clip_frames % 4 != 1:
             raise InputError(f"clip_frames is {self.clip_frames}; it must be 1 + 4k, k at least 1")
 

@@ -15,6 +15,7 @@ from lavin.errors import InputError
 from lavin.models.weights import build
 from lavin.training import checkpoint
 from lavin.training.average import Average
+from lavin.training.companion import Companion
 from lavin.training.engine import MOMENTS, make_accelerator, make_engine
 from lavin.training.run_config import OptimizerConfig, RunConfig
 from lavin.training.vitals import Vitals
@@ -29,6 +30,7 @@ class SavedRun:
         record: the resolved configuration, saved in every checkpoint.
         many_shapes: whether batches differ in shape: compiled blocks then take any after the first, instead of being
             compiled for each, of which torch gives up after eight.
+        companion: what trains beside it; its state is saved with the model's.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class SavedRun:
         optimizer: OptimizerConfig,
         record: dict[str, Any],
         many_shapes: bool = False,
+        companion: Companion | None = None,
     ):
-        self.run, self.schedule, self.record = run, optimizer, record
+        self.run, self.schedule, self.record, self.companion = run, optimizer, record, companion
         self.folder = Path(run.output_dir)
         self.accelerator = make_accelerator(run)
         if run.gradient_checkpointing:
@@ -49,6 +52,8 @@ class SavedRun:
         self.sizes = {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
         self.sizes.pop("attention_backend", None)  # a kernel, which resuming may change
         self.engine = make_engine(self.accelerator, model, run, optimizer)
+        if companion is not None:
+            companion.start(self.accelerator)
         self.average = Average(self.engine.masters, run.ema_decay)
         self.vitals = Vitals(self.accelerator.device)
         self.step = 0
@@ -70,11 +75,12 @@ class SavedRun:
 
         others = {name: value for name, value in self.bare_model.state_dict().items()} if keep else {}
         moments = {name: named(self.engine.moments(name)) for name in MOMENTS}
-        return {
+        state = {
             "model": others | named(self.engine.masters),
             "average": named(self.average.values),
             "optimizer": {"step": self.engine.adamw.state[self.engine.masters[0]]["step"].cpu(), **moments},
         }
+        return state if self.companion is None else state | {"companion": self.companion.state()}
 
     def save(self) -> None:
         """Write a checkpoint; collective. A full disk costs the checkpoint, not the run."""
@@ -113,6 +119,8 @@ class SavedRun:
             self.engine.put(self.average.values, state["average"])
             for name in MOMENTS:
                 self.engine.put(self.engine.moments(name), state["optimizer"][name])
+            if self.companion is not None and "companion" in state:  # without, it begins now
+                self.companion.restore(state["companion"])
         except (RuntimeError, ValueError, KeyError) as error:
             text = str(error).splitlines()[0]
             raise InputError(

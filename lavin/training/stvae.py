@@ -1,4 +1,4 @@
-"""Training of the ST-VAE on pictures and clips of scenes, photos and painted labels: reconstruction and KL."""
+"""Training of the ST-VAE on pictures and clips of scenes, photos and painted labels."""
 
 from __future__ import annotations
 
@@ -8,55 +8,60 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
-from torch import Tensor
-from torch.nn import functional as F
-from tqdm import tqdm
+from accelerate.utils import broadcast
+from torch import Tensor, nn
 
-from lavin.data.mixture import Pool, draw_context
-from lavin.data.stream import ContextStream
+from lavin.data.mixture import Pool
 from lavin.errors import InputError
 from lavin.models.stvae import STVAE
-from lavin.pictures import from_uint8, to_uint8
-from lavin.training.config import PhotosConfig, ScenesConfig, STVAEConfig, TasksConfig, to_dict
+from lavin.pictures import to_uint8
+from lavin.training.adversary import Adversary
+from lavin.training.config import STVAEConfig, to_dict
+from lavin.training.engine import DeepSpeedSettings
 from lavin.training.latents import load_stvae
 from lavin.training.panels import grid
-from lavin.training.streaming import PictureRing, shares
-from lavin.training.trainer import Trainer, deaf_to_interrupts
+from lavin.training.stvae_data import (
+    FixedPictures,
+    StreamedPictures,
+    as_clips,
+    as_many_pixels,
+    draw_size,
+    random_parts,
+    training_pictures,
+)
+from lavin.training.stvae_losses import Perceptual, adaptive_weight, check_backbone, kl_divergence, reconstruction
+from lavin.training.trainer import Trainer
 
-CLIP_WORKERS = 0.4
-"""Share of the workers that draw clips, which take longer than pictures."""
-PHOTO_SHARE = 0.5
-"""Photos among the training pictures; the rest are painted labels, so that these survive the ST-VAE."""
+KINDS = ("stvae", "cogvideox")
 
 
-def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, exp(logvar)) || N(0, 1)), averaged over latent elements: (mean² + var - 1 - logvar) / 2."""
-    return (mean.square() + logvar.exp() - 1 - logvar).mean() / 2
+def new_model(config: STVAEConfig) -> nn.Module:
+    """The model that ``config.model`` describes, its weights fresh or those of ``config.init``.
 
-
-def training_pictures(pool: Pool, tasks: TasksConfig, count: int, seed: int) -> Tensor:
-    """Photos and painted targets of all tasks, each label task equally often.
-
-    Returns:
-        uint8 (count, 3, height, width).
+    Raises:
+        InputError: an unknown kind, arguments that it does not take, or ``init`` does not fit.
     """
-    rng = np.random.default_rng((seed, count))
-    photos = round(PHOTO_SHARE * count)
-    pictures = [pool[int(i)].clip[0].permute(2, 0, 1) for i in rng.integers(0, len(pool), photos)]
-    chances = tasks.probabilities()
-    for _ in tqdm(range(count - photos), desc="painting", disable=None):
-        name = rng.choice(list(chances), p=list(chances.values()))
-        episode = draw_context(pool, str(name), 0, rng, held_out=tasks.held_out())
-        restores = torch.equal(episode.target, episode.query_sample.rgb())  # then the degraded input is what is new
-        pictures.append(to_uint8(episode.query.input if restores else episode.target)[:, 0])
-    return torch.stack(pictures)
+    settings = dict(config.model)
+    kind = settings.pop("kind", "stvae")
+    if kind not in KINDS:
+        raise InputError(f"model.kind is '{kind}'; it must be one of {', '.join(KINDS)}")
+    cls = STVAE
+    if kind == "cogvideox":
+        from lavin.training.cogvideox_baseline import AutoencoderKLCogVideoX as cls
 
-
-def as_clips(pictures: Tensor) -> Tensor:
-    """uint8 (batch, 3, height, width), or of clips (batch, 3, frames, height, width) -> clips in [-1, 1]."""
-    clips = from_uint8(pictures)
-    return clips if clips.ndim == 5 else clips[:, :, None]
+        if config.clip_share and config.clip_frames % 8 != 1:
+            raise InputError(
+                f"clip_frames is {config.clip_frames}; model.kind=cogvideox returns clips of 1 + 8k frames only"
+            )
+    try:
+        model = cls(**settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model: no {cls.__name__} can be made of these arguments ({error})") from error
+    if config.init:
+        if cls is not STVAE:
+            raise InputError("init: model.kind=cogvideox starts from fresh weights; leave it out")
+        start_from(model, config.init)
+    return model
 
 
 def start_from(stvae: STVAE, model: str) -> None:
@@ -70,6 +75,12 @@ def start_from(stvae: STVAE, model: str) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise InputError(f"init: the ST-VAE of '{model}' has other sizes than 'model' says ({reason})") from error
+
+
+def last_layer(model: nn.Module) -> Tensor:
+    """Weights of the decoder's last convolution, where gradients of losses are compared."""
+    conv = model.decoder.conv_out
+    return getattr(conv, "conv", conv).weight  # diffusers' causal convolution wraps torch's
 
 
 def batches(pictures: Tensor, size: int) -> Iterator[Tensor]:
@@ -92,56 +103,45 @@ def psnr(reconstruct: Callable[[Tensor], Tensor], pictures: Tensor, batch: int =
     return torch.cat(values).mean().item()
 
 
-class FixedPictures:
-    """Pictures made before training: what a step draws from without a stream."""
+class Objective:
+    """The ST-VAE's loss, in the notation of ``stvae_losses``.
 
-    def __init__(self, pictures: Tensor, device: torch.device):
-        self.pictures, self.device = pictures, device
+    Args:
+        config: of the run.
+        adversary: None without a discriminator.
+        device: where the perceptual backbone goes.
 
-    def draw(self, rng: np.random.Generator, count: int) -> Tensor:
-        """Clips of one frame (count, 3, 1, height, width) in [-1, 1]."""
-        return as_clips(self.pictures[rng.integers(0, len(self.pictures), count)]).to(self.device)
+    Raises:
+        InputError: the perceptual backbone is not on this machine.
+    """
 
+    def __init__(self, config: STVAEConfig, adversary: Adversary | None, device: torch.device):
+        self.weights, self.adversary = config.losses, adversary
+        backbone = self.weights.perceptual_backbone
+        self.perceptual = Perceptual(backbone).to(device) if self.weights.perceptual_weight else None
 
-class StreamedPictures:
-    """Pictures, and now and then clips, that workers go on drawing while the ST-VAE trains."""
+    def __call__(self, decoded: Tensor, clip: Tensor, posterior, last: Tensor, step: int) -> tuple[Tensor, dict]:
+        """Loss, and its terms to log.
 
-    def __init__(self, config: STVAEConfig, device: torch.device, step: int):
-        stream, self.clip_share = config.stream, config.clip_share
-        self.fresh = stream.fresh
-        for_clips = round(stream.workers * CLIP_WORKERS) if self.clip_share else 0
-        for_clips = min(max(for_clips, 1), stream.workers - 1) if self.clip_share else 0
-        self.pictures = self.ring(config, config.scenes, config.tasks, stream.workers - for_clips, device, step)
-        self.clips = None
-        if self.clip_share:
-            scenes = replace(config.scenes, frames=config.clip_frames)
-            tasks = replace(config.tasks, weights={})
-            tasks.resolve(scenes)
-            self.clips = self.ring(config, scenes, tasks, for_clips, device, step)
-
-    @staticmethod
-    def ring(config, scenes: ScenesConfig, tasks: TasksConfig, workers: int, device: torch.device, step: int):
-        stream, clips = config.stream, scenes.frames > 1
-        photos, people = (PhotosConfig(), 0.0) if clips else (config.photos, stream.people_share)
-        if clips:
-            scenes = replace(scenes, train_scenes=config.clips)
-        sources = shares(scenes, tasks, replace(stream, people_share=people), photos)
-        names = list(tasks.probabilities())
-        first = step * config.run.accumulation * stream.fresh // stream.batch
-        source = ContextStream(sources, names, 1, tasks.held_out(), config.run.seed, stream.batch, first)
-        with deaf_to_interrupts():
-            ring = PictureRing(source, workers, config.clips if clips else config.pictures, device)
-        ring.advance(stream.batch)
-        return ring
-
-    def draw(self, rng: np.random.Generator, count: int) -> Tensor:
-        """Clips (count, 3, 1, height, width), or fewer and longer ones, in [-1, 1]."""
-        if self.clips is not None and rng.random() < self.clip_share:
-            frames = self.clips.pictures.shape[2]
-            self.clips.advance(max(1, self.fresh // frames))
-            return self.clips.draw(rng, max(1, count // frames))
-        self.pictures.advance(self.fresh)
-        return self.pictures.draw(rng, count)
+        Args:
+            decoded, clip: (batch, 3, frames, height, width) float32.
+            posterior: the latent's distribution.
+            last: weights of the decoder's last layer.
+            step: of the run.
+        """
+        weights = self.weights
+        loss = reconstruction(decoded, clip, weights.mse_weight, weights.l1_weight)
+        terms = {"mse": (decoded.detach() - clip).square().mean()}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(decoded, clip)
+            loss = loss + weights.perceptual_weight * terms["perceptual"]
+        if self.adversary is not None and self.adversary.plays(step):
+            terms["adversarial"] = self.adversary.loss_for(decoded)
+            terms["adaptive_weight"] = adaptive_weight(loss, terms["adversarial"], last)
+            loss = loss + weights.discriminator.weight * terms["adaptive_weight"] * terms["adversarial"]
+        terms["kl"] = kl_divergence(posterior.mean.float(), posterior.logvar.float())
+        loss = loss + weights.kl_weight * terms["kl"]
+        return loss, {name: term.detach() for name, term in terms.items()}
 
 
 def train(config: STVAEConfig) -> Path:
@@ -150,29 +150,27 @@ def train(config: STVAEConfig) -> Path:
     Returns:
         Folder of the exported model: ``STVAE.from_pretrained`` reads it.
     """
+    if DeepSpeedSettings.asked_for():
+        raise InputError("train/stvae.py runs without DeepSpeed; use configs/accelerate/single_gpu.yaml or cpu.yaml")
     torch.manual_seed(config.run.seed)
-    stvae = STVAE(**config.model)
-    if config.init:
-        start_from(stvae, config.init)
+    stvae = new_model(config)
+    game = config.losses.discriminator
+    adversary = Adversary(game, config.clip_share > 0, config.run.accumulation) if game.weight else None
+    if config.losses.perceptual_weight:
+        check_backbone(config.losses.perceptual_backbone)  # before anything is drawn
     scenes = config.scenes
     held_out = Pool(scenes.source("validation"), range(scenes.validation_scenes))
     photos = torch.stack([sample.clip[0].permute(2, 0, 1) for sample in held_out])
     tasks = config.tasks.on_scenes(scenes)
     labels = training_pictures(held_out, tasks, 2 * len(photos), config.run.seed)[len(photos) :]
-    trainer = Trainer(stvae, config.run, config.optimizer, to_dict(config))
-    device = trainer.accelerator.device
-    if trainer.accelerator.num_processes > 1:
-        raise InputError("train/stvae.py runs in one process; start it with accelerate launch --num_processes 1")
-    if trainer.accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise InputError("train/stvae.py runs without DeepSpeed; use configs/accelerate/single_gpu.yaml or cpu.yaml")
+    trainer = Trainer(stvae, config.run, config.optimizer, to_dict(config), bool(config.crop_sizes), adversary)
+    accelerator, device = trainer.accelerator, trainer.accelerator.device
+    objective = Objective(config, adversary, device)
     if config.stream.workers:
-        source = StreamedPictures(config, device, trainer.step)
+        place = accelerator.process_index, accelerator.num_processes
+        source = StreamedPictures(config, device, trainer.step, *place)
     else:
-        pool = Pool(scenes.source("train"), range(scenes.train_scenes))
-        source = FixedPictures(training_pictures(pool, config.tasks, config.pictures, config.run.seed), device)
-    if stvae.shortcut is not None and not config.init and trainer.step == 0:
-        rng = np.random.default_rng(config.run.seed)
-        stvae.fit_linear_shortcut(source.draw(rng, 500) for _ in range(8))
+        source = FixedPictures(config, device)
 
     clips = None
     if config.clip_share:
@@ -183,28 +181,33 @@ def train(config: STVAEConfig) -> Path:
         return stvae(clip.to(device)).sample
 
     if stvae.shortcut is not None and not config.init and trainer.step == 0:
+        rng = np.random.default_rng(config.run.seed)
+        stvae.fit_linear_shortcut(source.draw(rng, 500) for _ in range(8))
+        for name, buffer in broadcast(dict(stvae.shortcut.named_buffers())).items():
+            stvae.shortcut.get_buffer(name).copy_(buffer)  # each rank has drawn its own
         floor = [f"{psnr(reconstruct, kind):.2f}" for kind in (photos, labels)]
-        print("linear codec alone: {} dB on photos, {} dB on labels".format(*floor))
+        accelerator.print("linear codec alone: {} dB on photos, {} dB on labels".format(*floor))
+
+    def draw(rng: np.random.Generator) -> Tensor:
+        size = draw_size(rng, config.crop_sizes, scenes.size)
+        clip = random_parts(source.draw(rng, as_many_pixels(config.run.batch_size, scenes.size, size)), size, rng)
+        return clip.flip(-1) if rng.random() < 0.5 else clip
 
     def compute_loss(model, rng, generator):
-        clip = source.draw(rng, config.run.batch_size)
-        if rng.random() < 0.5:
-            clip = clip.flip(-1)
+        with trainer.monitor.clock.doing("data"):
+            clip = draw(rng)
         trainer.remember(clip=clip)
-        with trainer.accelerator.autocast():
-            posterior = stvae.encode(clip).latent_dist
-            mean, logvar = posterior.mean.float(), posterior.logvar.float()
-            noise = torch.randn(mean.shape, generator=generator, device=device)
-            decoded = stvae.decode(mean + (logvar / 2).exp() * noise).sample.float()
-        error = F.mse_loss(decoded, clip)
-        kl = kl_divergence(mean, logvar)
-        loss = error + config.kl_weight * kl
-        if config.l1_weight:
-            loss = loss + config.l1_weight * F.l1_loss(decoded, clip)
-        return loss, {"mse": error.detach(), "kl": kl.detach()}
+        trainer.monitor.note_batch(len(clip))
+        with accelerator.autocast():
+            output = model(clip, sample_posterior=True, generator=generator)
+        decoded = output.sample.float()
+        found = objective(decoded, clip, output.posterior, last_layer(stvae), trainer.step)
+        if adversary is not None and adversary.plays(trainer.step):
+            adversary.learn(clip, decoded, trainer.step)
+        return found
 
     def validate(step):
-        with trainer.accelerator.autocast():
+        with accelerator.autocast():
             shown = torch.cat([photos[:6], labels[:6]])
             decoded = reconstruct(as_clips(shown)).cpu()
             values = {"psnr_photos": psnr(reconstruct, photos), "psnr_labels": psnr(reconstruct, labels)}
@@ -213,9 +216,12 @@ def train(config: STVAEConfig) -> Path:
         return values, {"original | decoded": grid([list(shown), list(to_uint8(decoded)[:, :, 0])])}
 
     def export(to):
-        averaged = trainer.averaged_model().to(device)
+        averaged = trainer.averaged_model()
+        if averaged is None:
+            return
         rng = np.random.default_rng(config.run.seed)
-        averaged.measure_latents((source.draw(rng, 100) for _ in range(40)), config.scale_per_channel)
+        count = min(100, 4 * config.run.batch_size)
+        averaged.to(device).measure_latents((source.draw(rng, count) for _ in range(40)), config.scale_per_channel)
         averaged.save_pretrained(to)
 
     trainer.fit(compute_loss, validate, export)

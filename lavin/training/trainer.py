@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lavin.errors import LavinError
+from lavin.training.companion import Companion
 from lavin.training.monitor import Monitor, progress_line
 from lavin.training.randomness import numpy_rng, torch_rng
 from lavin.training.run_config import OptimizerConfig, RunConfig
@@ -40,6 +41,7 @@ class Trainer(SavedRun):
         run, optimizer: configurations.
         record: the resolved configuration, saved in every checkpoint.
         many_shapes: whether batches differ in shape; see ``SavedRun``.
+        companion: what trains beside it.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class Trainer(SavedRun):
         optimizer: OptimizerConfig,
         record: dict[str, Any],
         many_shapes: bool = False,
+        companion: Companion | None = None,
     ):
         self.signal: int | None = None
         self.votes = (False, False)
         self.batch: list[dict[str, Tensor]] = []
-        super().__init__(model, run, optimizer, record, many_shapes)
+        super().__init__(model, run, optimizer, record, many_shapes, companion)
         self.monitor = Monitor(self.accelerator, run.precision)
 
     # --- Randomness ---------------------------------------------------------------------------------------------------
@@ -151,6 +154,8 @@ class Trainer(SavedRun):
         self.engine.step(skip)
         self.average.update(self.engine.masters, self.step, skip)
         self.vitals.update(skip, over, interrupted)
+        if self.companion is not None:
+            logs |= self.companion.step(self.step)
         counts = {"finite": finite.float(), "steps": torch.ones_like(skip)}
         return {name: torch.where(finite, value, 0.0) for name, value in logs.items()} | counts
 
@@ -183,6 +188,8 @@ class Trainer(SavedRun):
         means = {name: float(total) / finite for name, total in self.sums.items()} if finite else {}
         means["learning_rate"] = self.engine.adamw.param_groups[0]["lr"]
         means["skipped_steps"] = float(self.vitals.skipped)
+        if self.companion is not None:
+            means |= self.companion.counts()
         self.sums = {}
         return means | self.monitor.look(int(steps))
 

@@ -58,10 +58,9 @@ def test_targets_of_other_length_than_inputs_train_in_parallel_as_alone():
     condition, clean, _ = (part.double() for part in cache.sequences(np.random.default_rng(0), 2, 3))
     assert condition.shape[2] == 3 * 2 + 2 * 3 and clean.shape[2] == 9
     assert torch.equal(condition[:, :, 2:5], clean[:, :, :3])  # x1 y1 x2 y2 x3
-    config = PretrainConfig(train_pairs=3)
-    together = sequence_loss(model, condition, clean, 3, True, torch.Generator().manual_seed(1), config)
-    generator = torch.Generator().manual_seed(1)  # draws t, then the noise, as above
-    t = flow.draw_timesteps((2, 3), generator)
+    t = flow.draw_timesteps((2, 3), torch.Generator().manual_seed(2))
+    together = sequence_loss(model, condition, clean, t, 3, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)  # draws the noise, as above
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
     for number in range(3):
         span = slice(3 * number, 3 * number + 3)

@@ -9,15 +9,8 @@ from lavin.data.mixture import Pool
 from lavin.data.scenes import Scenes
 from lavin.models.stvae import STVAE
 from lavin.training.config import STVAEConfig, load_config
-from lavin.training.stvae import as_clips, kl_divergence, psnr, train, training_pictures
-
-
-def test_kl_equals_the_library():
-    mean, logvar = torch.randn(3, 4, 1, 2, 2), torch.randn(3, 4, 1, 2, 2)
-    library = torch.distributions.kl_divergence(
-        torch.distributions.Normal(mean, (logvar / 2).exp()), torch.distributions.Normal(0.0, 1.0)
-    )
-    torch.testing.assert_close(kl_divergence(mean, logvar), library.mean())
+from lavin.training.stvae import psnr, train
+from lavin.training.stvae_data import as_clips, as_many_pixels, draw_size, random_parts, training_pictures
 
 
 def test_psnr_equals_a_textbook_loop():
@@ -36,6 +29,49 @@ def test_training_pictures_are_photos_and_painted_labels():
     photos = {sample.clip[0].permute(2, 0, 1).numpy().tobytes() for sample in pool}
     assert all(picture.numpy().tobytes() in photos for picture in pictures[:5])
     assert all(set(picture.unique().tolist()) <= {0, 255} for picture in pictures[5:])
+
+
+def test_parts_are_windows_of_their_own_clip_alike_in_all_frames():
+    row, column = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
+    clips = torch.stack(
+        [torch.stack([number + 0 * row, row, column])[:, None].repeat(1, 5, 1, 1) for number in range(6)]
+    )
+    parts = random_parts(clips, (8, 16), np.random.default_rng(0))
+    assert parts.shape == (6, 3, 5, 8, 16)
+    corners = set()
+    for number, part in enumerate(parts):
+        top, left = int(part[1, 0, 0, 0]), int(part[2, 0, 0, 0])
+        torch.testing.assert_close(part, clips[number, :, :, top : top + 8, left : left + 16])
+        corners.add((top, left))
+    assert len(corners) > 3
+
+
+def test_smaller_parts_come_in_larger_batches_of_no_more_pixels():
+    rng = np.random.default_rng(0)
+    sizes = {draw_size(rng, [32, 48, 64], 64) for _ in range(200)}
+    assert sizes == {(h, w) for h in (32, 48, 64) for w in (32, 48, 64)}
+    assert draw_size(rng, [], 64) == (64, 64)
+    for height, width in sizes:
+        count = as_many_pixels(6, 64, (height, width))
+        assert count * height * width <= 6 * 64 * 64 < (count + 1) * height * width
+
+
+def test_without_painted_labels_all_pictures_are_photos():
+    pool = Pool(Scenes("train", size=32), range(20))
+    settings = load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", ["tasks.weights={edges: 1}"]).tasks
+    photos = {sample.clip[0].permute(2, 0, 1).numpy().tobytes() for sample in pool}
+    pictures = training_pictures(pool, settings, 10, seed=0, label_share=0.0)
+    assert all(picture.numpy().tobytes() in photos for picture in pictures)
+
+
+def test_clips_are_moving_photos_and_moving_labels():
+    pool = Pool(Scenes("train", size=32, frames=5), range(6))
+    scenes = ["scenes.frames=5", "tasks.weights={video_depth: 1}"]
+    settings = load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", scenes).tasks
+    clips = training_pictures(pool, settings, 6, seed=0)
+    assert clips.shape == (6, 3, 5, 32, 32)
+    photos = {sample.clip.permute(3, 0, 1, 2).numpy().tobytes() for sample in pool}
+    assert [clip.numpy().tobytes() in photos for clip in clips] == [True] * 3 + [False] * 3
 
 
 def test_run_improves_on_its_linear_codec_and_measures_its_latents(tmp_path, capsys):
