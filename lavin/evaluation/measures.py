@@ -63,6 +63,13 @@ def class_ids(clip: Tensor, episode: Episode, void: bool = False) -> tuple[Tenso
     return found.long() * number, ids
 
 
+def human_boundaries(clip: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
+    """Lines at the photo's own size, and what people drew there: by each where that is known, else by any."""
+    task, original = episode.task, episode.original
+    found = task.resize(task.read(clip, episode.definition), original.size[1:])
+    return found, original.boundaries > 0 if original.drawings is None else original.drawings
+
+
 class IoUWithoutVoid(SampleMean):
     """Mean over episodes of the foreground's IoU without void pixels; ``update`` takes what ``ForegroundIoU`` does."""
 
@@ -144,6 +151,11 @@ MEASURES: dict[str, dict[str, Score]] = {
         "median angle": Score("", metrics.MedianAngularError, at_native_size),
         "mean angle per picture": Score("", AnglePerPicture, at_native_size),
         **{f"< {t:g}°": Score("", partial(metrics.AngleBelow, t), at_native_size) for t in THRESHOLDS_DEG},
+    },
+    "edges": {
+        "ODS": Score("", partial(metrics.EdgeODS, thresholds=1), human_boundaries),
+        "OIS": Score("", partial(metrics.EdgeOIS, thresholds=1), human_boundaries),
+        "F1 (1 px)": Score("", metrics.EdgeF),
     },
     "inpainting": pictures() | {f"{name}, composite": score for name, score in pictures(composite).items()},
     "referring_caption": {

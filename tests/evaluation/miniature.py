@@ -95,6 +95,26 @@ def write_nyu(root, dsine):
             np.save(dsine / split / f"{number:06}_intrins.npy", np.eye(3))
 
 
+BORDERS = {"test": (30, 44), "train": (20, 36, 52)}
+"""Columns at which BSDS500's photos change."""
+STRAY = 5
+"""Another column that somebody drew."""
+
+
+def write_bsds(root, side=64):
+    """Photos of two greys whose border all people drew, and some a line where nothing is."""
+    for split, columns in BORDERS.items():
+        for folder in ("images", "boundaries"):
+            (root / split / folder).mkdir(parents=True)
+        for number, column in enumerate(columns):
+            levels = np.full((side, side), 40, np.uint8)
+            levels[:, column:] = 200
+            Image.fromarray(levels).convert("RGB").save(root / split / f"images/{number}.png")
+            drawn = np.zeros((side, side), np.uint8)
+            drawn[:, column], drawn[:, STRAY] = 255, 128
+            Image.fromarray(drawn).save(root / split / f"boundaries/{number}.png")
+
+
 def write_refcoco(root, name, by):
     """Photos with one object each; the split ``val`` is that of every other test split too."""
     folder, rng = root / name, np.random.default_rng(2)
@@ -125,4 +145,5 @@ def write_all(root):
     write_imagenet(root / "imagenet")
     write_nyu(root / "nyuv2", root / "dsine_eval/nyuv2")
     write_refcoco(root / "refer", "refcoco", "unc")
+    write_bsds(root / "bsds500")
     return root

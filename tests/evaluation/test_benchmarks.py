@@ -11,7 +11,7 @@ from lavin.evaluation.predictors import Each, constant, perfect
 from lavin.evaluation.runner import Runner
 from lavin.metrics import perceptual
 from tests.evaluation import miniature
-from tests.evaluation.miniature import BOXES, COLOURS, HEIGHT, MASKS, SIZE, WIDTH, share
+from tests.evaluation.miniature import BORDERS, BOXES, COLOURS, HEIGHT, MASKS, SIZE, STRAY, WIDTH, share
 
 SMALL = [f"resolution={SIZE}", "pairs=2", "queries.count=2"]
 PHOTOS = [*SMALL, "queries.names=null"]
@@ -47,7 +47,7 @@ def psnr(error_levels, pixels=1.0):
 
 
 def test_the_ten_tasks_and_the_refcoco_family_have_their_protocols():
-    assert {*thesis_benchmarks()} == TEN | {"refcoco", "refcoco_plus", "refcocog"}
+    assert {*thesis_benchmarks()} == TEN | {"refcoco", "refcoco_plus", "refcocog", "bsds500_edges"}
     for name in thesis_benchmarks():
         for benchmark in read_benchmark(name).rows().values():
             assert (benchmark.resolution, benchmark.steps, benchmark.guidance) == (256, 20, 1.5)
@@ -97,6 +97,26 @@ def test_detection(data):
         np.mean([share(box) for box in BOXES["val"]]), abs=1e-6
     )
     assert scores(asked, constant(BLACK))["mIoU"] == 0
+
+
+def test_edges_are_judged_by_what_people_drew(data):
+    """The border alone: all of it is right, and half of what was drawn is found."""
+    asked = questions(data, "bsds500_edges", "resolution=64", "pairs=2")
+    borders = {f"bsds500/test/{number}": column for number, column in enumerate(BORDERS["test"])}
+
+    def draws(*stray):
+        def answer(episode):
+            clip = torch.full_like(episode.target, BLACK)
+            clip[..., [borders[episode.query_sample.id], *stray]] = WHITE
+            return clip
+
+        return answer
+
+    assert scores(asked, draws(STRAY))["ODS"] == scores(asked, draws(STRAY))["OIS"] == 1
+    found = scores(asked, draws())
+    assert found["ODS"] == pytest.approx(2 / 3) and found["OIS"] == pytest.approx(2 / 3)
+    assert scores(asked, constant(BLACK))["ODS"] == 0
+    assert scores(asked, perfect)["F1 (1 px)"] == 1  # Canny's own lines
 
 
 def test_pairs_are_of_the_querys_class_and_never_its_picture(data):
