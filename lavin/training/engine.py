@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -37,6 +38,7 @@ def make_accelerator(run: RunConfig) -> Accelerator:
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     cpu = not torch.cuda.is_available()
     with_deepspeed = DeepSpeedSettings.asked_for()
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     if with_deepspeed:
         DeepSpeedSettings.check_installed()
         if cpu:

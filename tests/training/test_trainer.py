@@ -115,3 +115,9 @@ def test_weights_alone_are_exported_on_the_way_and_the_newest_kept(tmp_path):
     assert sorted(path.name for path in (tmp_path / "exports").iterdir()) == ["step-00000004", "step-00000005"]
     last, end = (JDiT.from_pretrained(tmp_path / name) for name in ("exports/step-00000005", "jdit"))
     assert all(torch.equal(value, end.state_dict()[name]) for name, value in last.state_dict().items())
+
+
+def test_a_process_may_train_in_one_precision_and_then_in_another(tmp_path):
+    for precision in ("bf16", "fp32", "bf16"):
+        trainer = toy_run(output_dir=str(tmp_path / precision), max_steps=1, precision=precision)
+        assert trainer.accelerator.mixed_precision == ("no" if precision == "fp32" else "bf16")
