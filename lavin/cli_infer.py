@@ -41,7 +41,7 @@ def infer(
         int | None,
         typer.Option(
             help="Points of the time grid, one more than solver steps; the model's own or, by --speed exact, default, "
-            "fast: 20, 14, 8.",
+            "fast: 20, 14, 6.",
             show_default=False,
         ),
     ] = None,

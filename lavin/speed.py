@@ -40,7 +40,7 @@ EXACT = Speed()
 SPEEDS = {
     "exact": Speed(cached=False),
     "default": Speed(refresh=10, guidance_interval=(0.0, 0.2), num_inference_steps=14),
-    "fast": Speed(refresh=None, guidance_interval=(0.0, 0.2), num_inference_steps=8),
+    "fast": Speed(refresh=None, guidance_interval=(0.0, 0.2), num_inference_steps=6),
 }
 """``default`` is the fastest that costs no task of the suite ``scenes`` one per cent of its metric: docs/speed.md."""
 

@@ -6,7 +6,7 @@ meet in attention only. Source: LaVin-DiT (CVPR 2025), with the layout of the au
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,12 +22,16 @@ from lavin.models.jdit_layers import (
     KeysValues,
     Layout,
     TimestepEmbedding,
+    joined,
     patchify,
     per_token,
     rms_norm,
     unpatchify,
 )
 from lavin.models.rope import Rope, coordinates, rotation
+
+PART_TOKENS = 256
+"""A condition is encoded in parts of about so many tokens: nearly half of the attention would be masked otherwise."""
 
 
 @dataclass
@@ -256,6 +260,19 @@ class JDiT(ModelMixin, ConfigMixin):
         if self.config.attention != "causal":
             raise ValueError("only a model with attention='causal' can encode its condition once; this one is 'full'")
         clip_frames = clip_frames or [1] * condition.shape[2]
+        height, width = (size // self.config.patch_size for size in condition.shape[3:])
+        parts: list[ConditionCache] = []
+        for frames in grouped(clip_frames, PART_TOKENS // (height * width)):
+            start = sum(part.frames for part in parts)
+            before = parts[-1] if parts else past
+            parts.append(self.encode_part(condition[:, :, start : start + sum(frames)], frames, before))
+        if len(parts) == 1:
+            return parts[0]
+        layers = [joined(of_layer) for of_layer in zip(*(part.layers for part in parts), strict=True)]
+        return ConditionCache(layers, condition.shape[2], past)
+
+    def encode_part(self, condition: Tensor, clip_frames: Sequence[int], past: ConditionCache | None) -> ConditionCache:
+        """Keys and values of some clips in one pass: what a mask hides among them is computed all the same."""
         layout = self.layout(condition[:, :, :1], 1, condition.shape[2], clip_frames, past.all_frames if past else 0)
         tokens, timestep = self.embed_condition(condition, condition.new_ones(condition.shape[0]))
         layers = []
@@ -349,6 +366,18 @@ class JDiT(ModelMixin, ConfigMixin):
             )
         if t.shape[0] != noisy_target.shape[0] or (t.ndim == 2 and noisy_target.shape[2] % t.shape[1]):
             raise ValueError(f"t is {tuple(t.shape)}, which does not fit a target of {tuple(noisy_target.shape)}")
+
+
+def grouped(clip_frames: Sequence[int], frames: int) -> Iterator[list[int]]:
+    """Neighbouring clips together, as many as have at least so many frames."""
+    group: list[int] = []
+    for count in clip_frames:
+        group.append(count)
+        if sum(group) >= frames:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def equal_clips(condition: Tensor, frames: int) -> list[int]:

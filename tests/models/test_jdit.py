@@ -187,6 +187,25 @@ def test_clips_may_be_encoded_one_after_another():
     torch.testing.assert_close(model(noisy, t, cache=cache), model(noisy, t, condition), atol=1e-12, rtol=0)
 
 
+def test_a_long_condition_is_encoded_in_parts_as_in_one(monkeypatch):
+    model, noisy, condition, t = tiny("causal"), latents(2, 2), latents(2, 7), torch.rand(2)
+    clips, past = [2, 1, 1, 2, 1], model.encode_condition(latents(2, 2))
+    tokens = noisy.shape[3] * noisy.shape[4] // model.config.patch_size**2
+    passes = []
+    monkeypatch.setattr(model, "encode_part", lambda *args: passes.append(args[1]) or JDiT.encode_part(model, *args))
+    expected = [[[2], [1], [1], [2], [1]], [[2], [1, 1], [2], [1]], [clips]]
+    velocities = []
+    for size, groups in zip((1, 2 * tokens, 100 * tokens), expected, strict=True):
+        monkeypatch.setattr("lavin.models.jdit.PART_TOKENS", size)
+        passes.clear()
+        cache = model.encode_condition(condition, clips, past=past)
+        assert passes == groups
+        assert cache.past is past and cache.layers[0][0].shape[1] == 7 * tokens
+        velocities.append(model(noisy, t, cache=cache))
+    for velocity in velocities[1:]:
+        torch.testing.assert_close(velocity, velocities[0], atol=1e-12, rtol=0)
+
+
 def test_parts_of_a_batch_may_have_conditions_of_different_length():
     """As guidance has: two queries after pairs, and the same two alone."""
     model, noisy, pairs, queries, t = tiny("causal"), latents(4, 1), latents(1, 4), latents(2, 1), torch.rand(4)
