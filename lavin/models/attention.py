@@ -53,7 +53,7 @@ def attend(
         query, key, value = (part.to(value.dtype).transpose(1, 2) for part in (query, key, value))
         return flex_attention(query, key, value, block_mask=mask, enable_gqa=grouped).transpose(1, 2)
     backend = "sdpa" if backend == FLEX else backend
-    if backend == "sdpa" and query.device.type == "cpu" and query.requires_grad and not grouped:
+    if backend == "sdpa" and query.device.type == "cpu" and query.requires_grad:
         return attend_by_matmul(query, key, value, mask)
     if grouped and mask is not None and query.is_cuda:  # with both, CUDA has only the slow kernel
         key, value = (part.repeat_interleave(query.shape[2] // part.shape[2], dim=2) for part in (key, value))
@@ -62,10 +62,15 @@ def attend(
 
 
 def attend_by_matmul(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """The same by two matrix products: on CPUs SDPA's backward pass is slow, this trains a small model 1.2x faster."""
+    """The same by two matrix products: on CPUs SDPA's backward pass is slow, this trains a small model 1.2x faster.
+
+    Softmax adds up in float32 whatever its input is; asking for a float32 result would copy the scores four times.
+    """
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    precise = torch.promote_types(scores.dtype, torch.float32)
-    return (scores.softmax(-1, dtype=precise).to(value.dtype) @ value).transpose(1, 2)
+    shape, groups = query.shape, query.shape[1] // key.shape[1]
+    query = query.reshape(*key.shape[:2], groups * shape[2], shape[3])  # heads that share keys, one below the other
+    scores = (query * shape[3] ** -0.5) @ key.transpose(-1, -2)
+    if mask is not None:  # in place and by adding, which costs nothing in the backward pass
+        bias = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, float("-inf"))
+        scores += bias.repeat(groups, 1)
+    return (scores.softmax(-1).to(value.dtype) @ value).reshape(shape).transpose(1, 2)

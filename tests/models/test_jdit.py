@@ -89,10 +89,24 @@ def test_grouped_queries_equal_repeated_keys_and_values():
     torch.testing.assert_close(attend(q, k, v), repeated, atol=1e-5, rtol=0)
 
 
-def test_attention_by_matrix_products_equals_sdpa():
-    q, k, v = (torch.randn(2, 6, 3, 8) for _ in range(3))
-    mask = torch.ones(6, 6, dtype=torch.bool).tril()
-    torch.testing.assert_close(attend_by_matmul(q, k, v, mask), attend(q, k, v, mask), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+def test_attention_by_matrix_products_equals_sdpa_and_so_do_its_gradients(kv_heads):
+    q, *kv = torch.randn(2, 6, 6, 8), torch.randn(2, 9, kv_heads, 8), torch.randn(2, 9, kv_heads, 8)
+    mask = torch.ones(6, 9, dtype=torch.bool).tril(3)
+    found = []
+    for attention in (attend_by_matmul, torch_sdpa):
+        inputs = [part.clone().requires_grad_() for part in (q, *kv)]
+        output = attention(*inputs, mask)
+        (output * torch.arange(8)).sum().backward()
+        found.append([output, *(part.grad for part in inputs)])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def torch_sdpa(query, key, value, mask):
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    found = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+    return found.transpose(1, 2)
 
 
 def test_flex_attention_equals_sdpa_with_the_same_mask():
