@@ -44,7 +44,7 @@ def context_length(
     ),
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 (autocast).")] = "float32",
     batch: Annotated[int, typer.Option(help="Queries that run together.")] = 8,
-    workers: Annotated[int, typer.Option(help="Processes that share the queries; on CPUs one a core is fastest.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that share the queries and the cores.")] = 1,
 ) -> None:
     """Print each task's metric over the number of pairs, and whether more pairs help."""
     from lavin.bundled import find_model
