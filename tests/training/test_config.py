@@ -100,6 +100,8 @@ def test_decay_may_be_a_share_of_the_run():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("freeze_encoder=true", "freeze_encoder needs init"),
+        ("freeze_encoder=true", "freeze_encoder needs init"),
         ("label_share=1", "label_share is 1.0; it must be at least 0 and below 1"),
         ("crop_sizes=[60]", "crop_sizes has 60; sides are multiples of 8 from 8 to scenes.size=64"),
         ("crop_sizes=[72]", "crop_sizes has 72"),
