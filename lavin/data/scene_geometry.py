@@ -82,6 +82,13 @@ class Rays:
     per_view: int | None = None
     """Rays per view if they come sorted and equally many for every view, so that spreading needs no gather."""
 
+    def followed_by(self, others: Rays | None) -> Rays:
+        """These rays, then others."""
+        if others is None:
+            return self
+        tables = ((self.view, others.view), (self.direction, others.direction), (self.slopes, others.slopes))
+        return Rays(*(torch.cat(both, -1) for both in tables))
+
     def spread(self, table: Tensor) -> Tensor:
         """Constants of views (..., V) to constants of rays (..., M)."""
         if self.per_view is None:
@@ -107,6 +114,10 @@ class Hits:
     """(3, M)."""
     facing: Tensor
     """(M,) cosine between the normal and the direction of the light; 0 for sky."""
+
+    def after(self, number: int) -> Hits:
+        """Those of the rays after the first ``number``."""
+        return Hits(*(value[..., number:] for value in vars(self).values()))
 
 
 def rotate(rotation: Tensor, vector: Tensor) -> Tensor:

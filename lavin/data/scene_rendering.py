@@ -114,24 +114,30 @@ def _cast(world: World, look: Look, rays: Rays) -> tuple[Hits, Tensor]:
     return hits, shade(world, look, rays, hits, geometry.shadows(world, rays, hits))
 
 
-def render(world: World, look: Look, size: tuple[int, int]) -> tuple[Rays, Hits, Tensor]:
-    """Cast a ray through every pixel centre, then four more where the picture has an edge.
+def render(
+    world: World, look: Look, size: tuple[int, int], others: Rays | None = None
+) -> tuple[Rays, Hits, Tensor, Hits | None]:
+    """Cast a ray through every pixel centre, then four more where the picture has an edge, and others with these.
 
     Returns:
-        Rays and hits at pixel centres (the labels' view of the scene), and the picture, uint8 (V, height, width, 3).
+        Rays and hits at pixel centres (the labels' view of the scene), the picture, uint8 (V, height, width, 3), and
+        the hits of the other rays.
     """
     x, y, view = geometry.pixel_centres(world.views, size, world.focal.device)
     rays = geometry.camera_rays(world, x, y, view, size, size[0] * size[1])
     hits, colour = _cast(world, look, rays)
-    surface = hits.surface
+    surface, met = hits.surface, None
     if world.parts:  # seams between parts of a person need no finer rays unless they show
         surface = torch.from_numpy(owners(world.slots)).to(surface.device)[surface]
     rough = _rough(colour, surface, (world.views, *size))
-    if rough.numel():
+    if rough.numel() or others is not None:
         corners_x = x[rough] + torch.tensor([[-0.25], [0.25], [-0.25], [0.25]], device=x.device)
         corners_y = y[rough] + torch.tensor([[-0.25], [-0.25], [0.25], [0.25]], device=x.device)
         finer = geometry.camera_rays(world, corners_x.flatten(), corners_y.flatten(), view[rough].repeat(4), size, None)
-        a, b, c, d = _cast(world, look, finer)[1].view(3, 4, -1).unbind(1)
+        number = len(finer.view)
+        finer_hits, finer_colour = _cast(world, look, finer.followed_by(others))
+        a, b, c, d = finer_colour[:, :number].reshape(3, 4, -1).unbind(1)
         colour.index_copy_(1, rough, (a + b + c + d) / 4)
+        met = None if others is None else finer_hits.after(number)
     picture = (colour * 255).round_().to(torch.uint8)
-    return rays, hits, picture.view(3, world.views, *size).permute(1, 2, 3, 0).contiguous()
+    return rays, hits, picture.view(3, world.views, *size).permute(1, 2, 3, 0).contiguous(), met

@@ -25,7 +25,7 @@ def test_depth_ids_and_shadows_equal_a_loop_over_pixels(people, index):
     scenes = Scenes("validation", size=(40, 56), seed=5, people=people)
     layout = scenes.layout(index)
     world, look = build([layout], 1, torch.device("cpu"))
-    rays, hits, _ = render(world, look, scenes.size)
+    rays, hits, *_ = render(world, look, scenes.size)
     dark = geometry.shadows(world, rays, hits).view(40, 56)
     depth, surface = hits.t.view(40, 56), hits.surface.view(40, 56)
     eye, turn = layout.camera_position[0], layout.camera_rotation[0]
