@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lavin.errors import InputError
+
 
 class Example(NamedTuple):
     """One demonstration of a task: both clips float (3, frames, height, width) RGB in [-1, 1]."""
@@ -27,10 +29,23 @@ class Context:
     Args:
         pairs: demonstrations, in the order in which the model sees them.
         query: clip (3, frames, height, width) in [-1, 1].
+
+    Raises:
+        InputError: a pair's input or target has not the query's height and width.
     """
 
     pairs: list[Example]
     query: Tensor
+
+    def __post_init__(self):
+        for number, pair in enumerate(self.pairs, 1):
+            for role, clip in zip(Example._fields, pair, strict=True):
+                if clip.shape[-2:] != self.query.shape[-2:]:
+                    (height, width), (rows, columns) = clip.shape[-2:], self.query.shape[-2:]
+                    raise InputError(
+                        f"context pair {number}: its {role} is {width}x{height}, but the query is {columns}x{rows}; "
+                        "all pictures of a context must have one size"
+                    )
 
     def clips(self) -> list[Tensor]:
         """Clips in the model's order of time: input 1, target 1, ..., input N, target N, query."""

@@ -1,6 +1,8 @@
+import pytest
 import torch
 
 from lavin.context import Context, Example, condition, unconditional
+from lavin.errors import InputError
 
 
 def latent(value, frames=1):
@@ -24,3 +26,10 @@ def test_clips_of_a_context_are_in_the_same_order():
     clips = [torch.full((3, 1, 2, 2), float(i)) for i in range(5)]
     context = Context([Example(clips[0], clips[1]), Example(clips[2], clips[3])], clips[4])
     assert [clip.mean().item() for clip in context.clips()] == [0, 1, 2, 3, 4]
+
+
+def test_clips_of_unequal_size_are_refused_by_number():
+    square, flat = torch.zeros(3, 1, 8, 8), torch.zeros(3, 1, 4, 8)
+    Context([Example(square, square)], torch.zeros(3, 5, 8, 8))  # frames may differ: the task says how
+    with pytest.raises(InputError, match="context pair 2: its target is 8x4, but the query is 8x8"):
+        Context([Example(square, square), Example(square, flat)], square)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lavin.data.scene_geometry import SKY, Hits, Rays, World, dot
+from lavin.data.scene_solids import indices
 
 COLOURS = {
     "red": (0.82, 0.13, 0.14),
@@ -142,10 +143,10 @@ def sample_texture(texture: Tensor, u: Tensor, v: Tensor, footprint: Tensor) -> 
     return torch.lerp(upper, lower, y)
 
 
-def _tile_coordinates(hits: Hits) -> tuple[Tensor, Tensor]:
+def _tile_coordinates(local: Tensor, local_normal: Tensor) -> tuple[Tensor, Tensor]:
     """Project along the dominant axis of the local normal: (M,) metres each; v is height on whatever stands."""
-    x, y, z = hits.local
-    nx, ny, nz = hits.local_normal.abs()
+    x, y, z = local
+    nx, ny, nz = local_normal.abs()
     from_side = (nx > ny) & (nx >= nz)
     from_above = (ny >= nx) & (ny >= nz)
     return torch.where(from_side, z, x), torch.where(from_above, z, y)
@@ -155,29 +156,51 @@ def _tile_coordinates(hits: Hits) -> tuple[Tensor, Tensor]:
 
 
 def shade(world: World, look: Look, rays: Rays, hits: Hits, dark: Tensor) -> Tensor:
-    """Colours (3, M) in [0, 1] of what the rays met; ``dark`` says where the light does not reach."""
+    """Colours (3, M) in [0, 1] of what the rays met; ``dark`` says where the light does not reach. Textures, gloss and
+    sky are worked out only for the rays that meet them."""
     sky = hits.surface == world.slots + SKY
     column = torch.where(sky, 0, hits.surface) * world.views + rays.view
-    surface = look.surfaces.index_select(1, column)
-    u, v = _tile_coordinates(hits)
-    squared = dot(rays.direction, rays.direction)
-    towards_eye = -dot(hits.normal, rays.direction) * squared.rsqrt()
-    t = torch.where(sky, 1, hits.t)
-    footprint = t / rays.spread(world.focal) * towards_eye.clamp(0.1, 1).rsqrt() / surface[6]
-    mix = sample_texture(surface[9], u / surface[6] + surface[7], v / surface[6] + surface[7], footprint)
-    albedo = torch.lerp(surface[:3], surface[3:6], mix)
-
-    light = rays.spread(world.light[:3])
+    albedo = look.surfaces[:3].index_select(1, column)
+    patterned = indices((look.surfaces[9].index_select(0, column) > 0) & ~sky)
+    albedo.index_copy_(1, patterned, _textured(world, look, rays, hits, column, patterned))
     ambient, direct = rays.spread(look.light)
-    facing = dot(hits.normal, light)
-    direct = torch.where(dark, 0, facing.clamp_min(0) * direct)
-    diffuse = ambient * (0.8 + 0.2 * hits.normal[1]) + direct
-    along = -dot(rays.direction, light) * squared.rsqrt()
-    half = ((facing + towards_eye) / (2 + 2 * along).clamp_min(1e-3).sqrt()).clamp(0, 1)
-    highlight = half.square().square().square().square().square() * surface[8]  # to the 32nd power
-    colour = albedo * diffuse + torch.where(dark | (facing <= 0), 0, highlight)
+    direct = torch.where(dark, 0, hits.facing.clamp_min(0) * direct)
+    colour = albedo * (ambient * (0.8 + 0.2 * hits.normal[1]) + direct)
+    glossy = indices((look.surfaces[8].index_select(0, column) > 0) & (hits.facing > 0) & ~dark & ~sky)
+    colour.index_add_(1, glossy, _highlight(world, look, rays, hits, column, glossy).expand(3, -1))
+    above = indices(sky)
+    return colour.index_copy_(1, above, _sky(look, rays, above)).clamp_(0, 1)
 
-    up = (rays.direction[1] * squared.rsqrt()).clamp(0, 1)
-    horizon = rays.spread(look.sky)
-    above = torch.lerp(horizon[:3], horizon[3:], up * (2 - up))
-    return torch.where(sky, above, colour).clamp(0, 1)
+
+def _textured(world: World, look: Look, rays: Rays, hits: Hits, column: Tensor, chosen: Tensor) -> Tensor:
+    """Albedo (3, P) of the chosen rays (P,) whose surfaces, in ``column`` (M,) of the table, have a pattern."""
+    surface = look.surfaces.index_select(1, column.index_select(0, chosen))
+    direction, normal, local, local_normal = (
+        table.index_select(1, chosen) for table in (rays.direction, hits.normal, hits.local, hits.local_normal)
+    )
+    u, v = _tile_coordinates(local, local_normal)
+    towards_eye = -dot(normal, direction) * dot(direction, direction).rsqrt()
+    focal = world.focal.index_select(0, rays.view.index_select(0, chosen))
+    footprint = hits.t.index_select(0, chosen) / focal * towards_eye.clamp(0.1, 1).rsqrt() / surface[6]
+    mix = sample_texture(surface[9], u / surface[6] + surface[7], v / surface[6] + surface[7], footprint)
+    return torch.lerp(surface[:3], surface[3:6], mix)
+
+
+def _highlight(world: World, look: Look, rays: Rays, hits: Hits, column: Tensor, chosen: Tensor) -> Tensor:
+    """What gloss adds to the chosen rays, (P,); arguments as for ``_textured``."""
+    direction, normal = (table.index_select(1, chosen) for table in (rays.direction, hits.normal))
+    light = world.light[:3].index_select(1, rays.view.index_select(0, chosen))
+    inverse = dot(direction, direction).rsqrt()
+    towards_eye, along = -dot(normal, direction) * inverse, -dot(direction, light) * inverse
+    facing = hits.facing.index_select(0, chosen)
+    half = ((facing + towards_eye) / (2 + 2 * along).clamp_min(1e-3).sqrt()).clamp(0, 1)
+    gloss = look.surfaces[8].index_select(0, column.index_select(0, chosen))
+    return half.square().square().square().square().square() * gloss  # to the 32nd power
+
+
+def _sky(look: Look, rays: Rays, chosen: Tensor) -> Tensor:
+    """Colours (3, P) where the chosen rays (P,) meet nothing."""
+    direction = rays.direction.index_select(1, chosen)
+    up = (direction[1] * dot(direction, direction).rsqrt()).clamp(0, 1)
+    horizon = look.sky.index_select(1, rays.view.index_select(0, chosen))
+    return torch.lerp(horizon[:3], horizon[3:], up * (2 - up))

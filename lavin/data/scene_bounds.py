@@ -1,30 +1,53 @@
-"""Where people's parts show and where they shade: rectangles that let most rays pass by without being tried.
+"""Where solids show and where they shade: rectangles that let most rays pass by without being tried.
 
-A part is a ball, an ellipsoid or a capsule, and the last is no larger than the balls at its ends. So each is bounded
-by one or two ellipsoids, written as centre c and matrix Q = R diag(semi-axes²) Rᵀ. Planes with a normal n touch an
-ellipsoid where (n · c - h)² = nᵀ Q n for the plane n · x = h.
+Each solid lies in one or more ellipsoids, written as centre c and matrix Q = R diag(semi-axes²) Rᵀ. Planes with a
+normal n touch an ellipsoid where (n · c - h)² = nᵀ Q n for the plane n · x = h. A capsule is cut into ``PIECES``, each
+of which reaches no farther than the balls at its ends, so that a limb that lies askew is not bounded by its diagonal.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from lavin.data.scene_layout import PEOPLE, Layout
-from lavin.data.scene_people import PARTS, Person
-from lavin.data.scene_solids import CAPSULE, ELLIPSOID
+from lavin.data.scene_solids import BOX, CAPSULE, CONE, CYLINDER, ELLIPSOID, TORUS
 
 LOOSE = 1e-4
 """Added on all sides, metres or slopes, so that rounding in float32 shuts nothing out."""
+PIECES = 3
 
 
-def _ellipsoids(person: Person, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (ends, p, parts, 3) and matrices (p, parts, 3, 3): both balls of a capsule, all else twice."""
-    half = np.where(person.kind == CAPSULE, person.size[:, 1], 0)
-    along = person.rotation[:frames, :, :, 1] * half[:, None]
-    axes = np.where((person.kind == ELLIPSOID)[:, None], person.size, person.size[:, :1])
-    turned = person.rotation[:frames] * axes[:, None]
-    centre = person.centre[:frames]
-    return np.stack([centre - along, centre + along]), turned @ turned.swapaxes(-1, -2)
+@dataclass
+class Bounds:
+    """Rectangles of O slots in V views; where nothing is to be seen low is above high."""
+
+    seen: tuple[np.ndarray, np.ndarray]
+    """Least and most slope at which a camera ray meets a piece, (right and down, pieces, V, O) each."""
+    shade: tuple[np.ndarray, np.ndarray]
+    """Between which metres its shadow falls, (both axes across the light, pieces, V, O) each."""
+    top: np.ndarray
+    """(V, O) metres along the light, above which it throws none."""
+
+
+def _ellipsoids(
+    kind: np.ndarray, centre: np.ndarray, rotation: np.ndarray, size: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (ends, V, O, 3) of the balls between a capsule's pieces, of all else the same for all ends, and matrices
+    (V, O, 3, 3)."""
+    a, b = size[..., 0], size[..., 1]
+    half = np.where(kind == CAPSULE, b, 0)
+    steps = np.linspace(-1, 1, PIECES + 1)[:, None, None, None]
+    around = np.where(kind == TORUS, a + b, a)
+    drum = np.sqrt(2) * np.stack([a, b, a], -1)
+    axes = np.select(
+        [(kind == which)[..., None] for which in (BOX, CYLINDER, CONE, ELLIPSOID)],
+        [np.sqrt(3) * size, drum, drum, size],
+        around[..., None],
+    )
+    turned = rotation * axes[..., None, :]
+    along = rotation[..., 1] * half[..., None]
+    return centre + steps * along, turned @ turned.swapaxes(-1, -2)
 
 
 def slope_range(centre: np.ndarray, matrix: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,23 +61,42 @@ def slope_range(centre: np.ndarray, matrix: np.ndarray, axis: int) -> tuple[np.n
     safe = np.where(a > 0, a, 1)
     low = np.where(ahead, (b - root) / safe, np.where(behind, np.inf, -np.inf))
     high = np.where(ahead, (b + root) / safe, np.where(behind, -np.inf, np.inf))
-    return low.min(0), high.max(0)
+    return low, high
 
 
-def part_bounds(layout: Layout, frames: int) -> np.ndarray:
-    """Table (9, PEOPLE * parts, frames) of one scene, rows as ``World.bounds``; infinite for nobody."""
-    table = np.full((9, PEOPLE * len(PARTS), frames), np.inf, np.float32)
-    camera, eye = layout.camera_rotation[:frames, None], layout.camera_position[:frames, None]
-    axes = layout.light[[1, 2, 0]]  # two across the light, then along it
-    for number, person in enumerate(layout.people):
-        columns = slice(number * len(PARTS), (number + 1) * len(PARTS))
-        centre, matrix = _ellipsoids(person, frames)
-        seen = ((centre - eye)[..., None, :] @ camera)[..., 0, :], camera.swapaxes(-1, -2) @ matrix @ camera
-        for axis in (0, 1):
-            low, high = slope_range(*seen, axis)
-            table[axis, columns], table[2 + axis, columns] = low.T - LOOSE, high.T + LOOSE
-        extent = np.sqrt(np.einsum("ai,pnij,aj->apn", axes, matrix, axes))
-        along = np.einsum("ai,epni->eapn", axes, centre)
-        table[4:6, columns] = (along.min(0) - extent - LOOSE)[:2].swapaxes(1, 2)
-        table[6:, columns] = (along.max(0) + extent + LOOSE).swapaxes(1, 2)
-    return table
+def _pieces(low: np.ndarray, high: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From the balls at the ends to the pieces between them; (axes, ends, V, O) to (axes, pieces, V, O)."""
+    low, high = np.minimum(low[:, 1:], low[:, :-1]) - LOOSE, np.maximum(high[:, 1:], high[:, :-1]) + LOOSE
+    return np.where(there, low, np.inf), np.where(there, high, -np.inf)
+
+
+def bound(
+    kind: np.ndarray,
+    centre: np.ndarray,
+    rotation: np.ndarray,
+    size: np.ndarray,
+    eye: np.ndarray,
+    camera: np.ndarray,
+    light: np.ndarray,
+) -> Bounds:
+    """Bound all solids of a batch.
+
+    Args:
+        kind: (V, O) index into SOLIDS, -1 for an empty slot.
+        centre, rotation, size: (V, O, 3), (V, O, 3, 3) local-to-world, (V, O, 3) as SOLIDS says.
+        eye, camera: (V, 3), (V, 3, 3) camera-to-world.
+        light: (V, 3, 3) unit vectors: towards the light and two across it.
+    """
+    ends, matrix = _ellipsoids(kind, centre, rotation, size)
+    turn = camera[:, None]
+    there, turned = (ends - eye[:, None]) @ camera, turn.swapaxes(-1, -2) @ matrix @ turn
+    seen = zip(*(slope_range(there, turned, axis) for axis in (0, 1)), strict=True)
+    axes = light[:, [1, 2, 0]]  # two across the light, then along it
+    extent = np.sqrt(np.maximum(np.einsum("vai,voij,vaj->avo", axes, matrix, axes, optimize=True), 0))[:, None]
+    along = np.moveaxis(ends @ axes.swapaxes(-1, -2), -1, 0)
+    low, high = along - extent, along + extent
+    return Bounds(
+        seen=_pieces(*(np.stack(side) for side in seen), kind >= 0),
+        shade=_pieces(low[:2], high[:2], kind >= 0),
+        top=high[2].max(0) + LOOSE,
+    )

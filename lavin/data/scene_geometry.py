@@ -17,13 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lavin.data.scene_solids import NEAR_M, SOLIDS, dot, intersect, normal_at
+from lavin.data.scene_grid import Grid
+from lavin.data.scene_solids import NEAR_M, SOLIDS, dot, indices, intersect, normal_at
 
 GROUND, WALL_X, WALL_Z, SKY = range(4)
 """Background surfaces; they follow the O slots in ``Hits.surface``."""
-
-SEEN_LOW, SEEN_HIGH, SHADE_LOW, SHADE_HIGH = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 9)
-"""Rows of ``World.bounds``."""
 
 FAR_M = 100.0
 """Ground beyond this is sky."""
@@ -43,16 +41,22 @@ class World:
     """(O * V,) index into SOLIDS, -1 for an empty slot."""
     solids: Tensor
     """(15, O * V): centre 3, local-to-world rotation 9 (row-major), size 3."""
-    radius: Tensor
-    """(slots of solids that stand alone, V) of the bounding sphere, 0 for an empty slot."""
     walls: Tensor
     """(2, V): the walls are the planes x = -walls[0] and z = -walls[1]; infinite where there is none."""
     light: Tensor
     """(9, V): unit vector towards the light, then two unit vectors across it."""
-    bounds: Tensor
-    """(9, other slots, V) rectangles around people's parts, none without people. Least and most slope to the right
-    and down at which a camera ray meets a part: rows ``SEEN_LOW``, ``SEEN_HIGH``; between which metres across the light
-    its shadow falls, and its top along the light: rows ``SHADE_LOW``, ``SHADE_HIGH``."""
+    eye: Tensor
+    """(3, O * V) the camera in each solid's own frame."""
+    sun: Tensor
+    """(3, O * V) towards the light in each solid's own frame."""
+    seen: Grid
+    """Which solids a camera ray may meet, by its slopes right and down."""
+    shade: Grid
+    """Which solids may stand in the light's way, by a point's place across the light."""
+    top: Tensor
+    """(O * V,) metres along the light above which a solid throws no shadow."""
+    alone: int
+    """Slots of solids that stand alone; people's parts follow them."""
     parts: int
     """Slots of a person, 0 without people."""
 
@@ -63,11 +67,6 @@ class World:
     @property
     def slots(self) -> int:
         return self.kind.shape[0] // self.views
-
-    @property
-    def alone(self) -> int:
-        """Slots of solids that stand alone; people's parts follow them."""
-        return self.radius.shape[0]
 
 
 @dataclass
@@ -82,6 +81,13 @@ class Rays:
     """(2, M) the components right and down in the camera."""
     per_view: int | None = None
     """Rays per view if they come sorted and equally many for every view, so that spreading needs no gather."""
+
+    def followed_by(self, others: Rays | None) -> Rays:
+        """These rays, then others."""
+        if others is None:
+            return self
+        tables = ((self.view, others.view), (self.direction, others.direction), (self.slopes, others.slopes))
+        return Rays(*(torch.cat(both, -1) for both in tables))
 
     def spread(self, table: Tensor) -> Tensor:
         """Constants of views (..., V) to constants of rays (..., M)."""
@@ -106,6 +112,12 @@ class Hits:
     """(3, M) the point in the solid's own frame; the world's for background."""
     local_normal: Tensor
     """(3, M)."""
+    facing: Tensor
+    """(M,) cosine between the normal and the direction of the light; 0 for sky."""
+
+    def after(self, number: int) -> Hits:
+        """Those of the rays after the first ``number``."""
+        return Hits(*(value[..., number:] for value in vars(self).values()))
 
 
 def rotate(rotation: Tensor, vector: Tensor) -> Tensor:
@@ -151,54 +163,26 @@ def pixel_centres(views: int, size: tuple[int, int], device: torch.device) -> tu
 # ------------------------------------------------------------------------------------------------------------- tracing
 
 
-def _pairs(near: Tensor) -> tuple[Tensor, Tensor]:
-    """Slots and rays of the true entries of (O, M)."""
-    flat = near.flatten().nonzero().squeeze(1)
-    slot = flat.div(near.shape[1], rounding_mode="floor")
-    return slot, flat - slot * near.shape[1]
-
-
-def _part_pairs(
-    world: World, rays: Rays, values: Tensor, low: Tensor, high: Tensor, of_interest: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Slots and rays of people's parts between whose bounds the rays' values lie: people first, then their parts.
+def _pair_hits(world: World, column: Tensor, ray: Tensor, frame: tuple[Tensor, ...]) -> Tensor:
+    """Ray parameter (P,) at which ray ``ray`` enters the solid in ``column``; the solids are worked through by kind.
 
     Args:
-        values: (3 or fewer, M).
-        low, high: rows of ``World.bounds``, each for the value in the same place.
-        of_interest: (M,) rays that count, all if None.
+        column, ray: (P,).
+        frame: the table that is one for all rays of a view, in each solid's own frame (3, O * V); the table that each
+            ray has of its own, in the world (3, M); and whether the latter are points, not directions.
     """
-    low, high = (bound.view(len(bound), -1, world.parts, world.views) for bound in (low, high))
-    near = torch.ones((), dtype=torch.bool, device=values.device) if of_interest is None else of_interest
-    for value, least, most in zip(values, low.amin(2), high.amax(2)):
-        near = near & (value > rays.spread(least)) & (value < rays.spread(most))
-    person, ray = _pairs(near)
-    # a pair takes the bounds of all parts as one row, which is far faster than to gather them one by one
-    row = person * world.views + rays.view.index_select(0, ray)
-    low, high = (bound.transpose(2, 3).reshape(len(bound), -1, world.parts) for bound in (low, high))
-    values = values.index_select(1, ray).unsqueeze(2)
-    inside = values[0] > low[0].index_select(0, row)
-    for value, bound in zip(values[1:], low[1:]):
-        inside &= value > bound.index_select(0, row)
-    for value, bound in zip(values, high):
-        inside &= value < bound.index_select(0, row)
-    flat = inside.flatten().nonzero().squeeze(1)
-    pair = flat.div(world.parts, rounding_mode="floor")
-    slot = world.alone + person.index_select(0, pair) * world.parts + flat - pair * world.parts
-    return slot, ray.index_select(0, pair)
-
-
-def _pair_hits(world: World, column: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
-    """Ray parameter (P,) at which each ray enters the solid in ``column``; the solids are worked through by kind."""
+    shared, own, points = frame
     t = torch.full((column.shape[0],), torch.inf, device=column.device)
     kind = world.kind.index_select(0, column)
+    tables = torch.cat([world.solids, shared])
     for k in range(len(SOLIDS)):
-        chosen = (kind == k).nonzero().squeeze(1)
+        chosen = indices(kind == k)
         if chosen.numel():
-            solid = world.solids.index_select(1, column.index_select(0, chosen))
-            o = rotate_back(solid[3:12], origin.index_select(1, chosen) - solid[:3])
-            d = rotate_back(solid[3:12], direction.index_select(1, chosen))
-            t.index_copy_(0, chosen, intersect(k, o, d, solid[12:]))
+            solid = tables.index_select(1, column.index_select(0, chosen))
+            vector = own.index_select(1, ray.index_select(0, chosen))
+            turned = rotate_back(solid[3:12], vector - solid[:3] if points else vector)
+            o, d = (turned, solid[15:]) if points else (solid[15:], turned)
+            t.index_copy_(0, chosen, intersect(k, o, d, solid[12:15]))
     return t
 
 
@@ -218,95 +202,67 @@ def _background(world: World, rays: Rays, origin: Tensor) -> tuple[Tensor, Tenso
     return t, surface
 
 
-def _passed(world: World, rays: Rays) -> tuple[Tensor, Tensor, int]:
-    """Slots and rays of the bounds that rays pass, and how many of these pairs come before people's."""
-    d = rays.direction
-    centre = world.solids[:3].view(3, world.slots, world.views)[:, : world.alone] - world.camera_position.unsqueeze(1)
-    outside = dot(centre, centre) - world.radius.square()
-    along = sum(rays.spread(centre[i]) * d[i] for i in range(3))
-    slot, ray = _pairs((along > 0) & (along * along > rays.spread(outside) * dot(d, d)))
-    if not world.parts:
-        return slot, ray, len(slot)
-    part, who = _part_pairs(world, rays, rays.slopes, world.bounds[SEEN_LOW], world.bounds[SEEN_HIGH], None)
-    return torch.cat([slot, part]), torch.cat([ray, who]), len(slot)
-
-
 def trace(world: World, rays: Rays) -> Hits:
-    """What each ray meets first. Solids are tried only by rays that pass their bounding spheres."""
+    """What each ray meets first. Solids are tried only by rays in whose cell of the grid they are."""
     origin, d = rays.spread(world.camera_position), rays.direction
     t, surface = _background(world, rays, origin)
-    slot, ray, alone = _passed(world, rays)
+    slot, ray = world.seen.candidates(rays.view, *(rays.spread(table) for table in world.seen.frame), rays.slopes)
     column = slot * world.views + rays.view.index_select(0, ray)
-    found = _pair_hits(world, column, origin.index_select(1, ray), d.index_select(1, ray))
-    every = torch.full((world.alone, t.shape[0]), torch.inf, device=t.device)
-    every.view(-1).index_copy_(0, slot[:alone] * t.shape[0] + ray[:alone], found[:alone])
-    for number in range(world.alone):
-        closer = every[number] < t
-        t = torch.where(closer, every[number], t)
-        surface = torch.where(closer, number, surface)
-    if alone < len(slot):
-        t, surface = _nearer(t, surface, found[alone:], slot[alone:], ray[alone:])
+    found = _pair_hits(world, column, ray, (world.eye, d, False))
+    met = indices(found < torch.inf)
+    t, surface = _nearer(t, surface, *(values.index_select(0, met) for values in (found, slot, ray)))
     point = origin + torch.where(surface == world.slots + SKY, 0, t) * d  # the camera itself stands in for sky
-    return _with_normals(world, rays, Hits(t, surface, point, torch.empty(0), point.clone(), torch.empty(0)))
+    return _with_normals(world, rays, t, surface, point)
 
 
 def _nearer(t: Tensor, surface: Tensor, found: Tensor, slot: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
-    """t and surface (M,) after pairs of slot and ray (P,) that were found at (P,); of equals the first slot counts.
-    People have too many slots for a row of rays each."""
-    nearest = torch.full_like(t, torch.inf).scatter_reduce_(0, ray, found, "amin")
-    winner = (found == nearest.index_select(0, ray)).nonzero().squeeze(1)
-    which = torch.full_like(surface, torch.iinfo(torch.int64).max)
-    which.scatter_reduce_(0, ray.index_select(0, winner), slot.index_select(0, winner), "amin")
-    closer = nearest < t
-    return torch.where(closer, nearest, t), torch.where(closer, which, surface)
+    """t and surface (M,) after pairs of slot and ray (P,) that were found at (P,); of equals the first slot counts,
+    and the background before all."""
+    nearest = t.scatter_reduce(0, ray, found, "amin")
+    closest = (found == nearest.index_select(0, ray)) & (found < t.index_select(0, ray))
+    winner = indices(closest)
+    ray, slot = ray.index_select(0, winner), slot.index_select(0, winner)
+    none = torch.full_like(surface, torch.iinfo(torch.int64).max)
+    which = none.scatter_reduce_(0, ray, slot, "amin")
+    return nearest, torch.where(nearest < t, which, surface)
 
 
-def _with_normals(world: World, rays: Rays, hits: Hits) -> Hits:
-    """Fill in what the solids and planes know about the points hit."""
+def _with_normals(world: World, rays: Rays, t: Tensor, surface: Tensor, point: Tensor) -> Hits:
+    """Add what the solids and planes know about the points hit."""
     slots = world.slots
-    normal = torch.stack([(hits.surface == slots + which).float() for which in (WALL_X, GROUND, WALL_Z)])
-    local_normal = normal.clone()
-    on_solid = (hits.surface < slots).nonzero().squeeze(1)
-    column = hits.surface.index_select(0, on_solid) * world.views + rays.view.index_select(0, on_solid)
+    normal = torch.stack([(surface == slots + which).float() for which in (WALL_X, GROUND, WALL_Z)])
+    local, local_normal = point.clone(), normal.clone()
+    on_solid = indices(surface < slots)
+    column = surface.index_select(0, on_solid) * world.views + rays.view.index_select(0, on_solid)
     kind = world.kind.index_select(0, column)
     for k in range(len(SOLIDS)):
-        chosen = (kind == k).nonzero().squeeze(1)
-        ray, solid = on_solid.index_select(0, chosen), world.solids.index_select(1, column.index_select(0, chosen))
-        local = rotate_back(solid[3:12], hits.point.index_select(1, ray) - solid[:3])
-        n = normal_at(k, local, solid[12:])
-        hits.local.index_copy_(1, ray, local)
-        local_normal.index_copy_(1, ray, n)
-        normal.index_copy_(1, ray, rotate(solid[3:12], n))
-    hits.normal, hits.local_normal = normal, local_normal
-    return hits
+        chosen = indices(kind == k)
+        if chosen.numel():
+            ray, solid = on_solid.index_select(0, chosen), world.solids.index_select(1, column.index_select(0, chosen))
+            there = rotate_back(solid[3:12], point.index_select(1, ray) - solid[:3])
+            n = normal_at(k, there, solid[12:])
+            local.index_copy_(1, ray, there)
+            local_normal.index_copy_(1, ray, n)
+            normal.index_copy_(1, ray, rotate(solid[3:12], n))
+    return Hits(t, surface, point, normal, local, local_normal, dot(normal, rays.spread(world.light[:3])))
 
 
 def shadows(world: World, rays: Rays, hits: Hits) -> Tensor:
     """(M,) bool: whether another solid stands between the point and the light.
 
     A solid's own dark side is the shading's business; walls and ground never come between (the light is on their
-    bright side). Candidates pass a test in the plane across the light, where shadows of bounding spheres are discs,
-    and those of people's parts lie in rectangles.
+    bright side). Candidates are those in the point's cell of the plane across the light, unless all of them is lower.
     """
-    light = rays.spread(world.light)
-    flat = torch.stack([dot(hits.point, light[i : i + 3]) for i in (3, 6, 0)])  # two across the light, one along it
-    lit = (hits.surface != world.slots + SKY) & (dot(hits.normal, light[:3]) > 0)
-    centre, column_light = (
-        world.solids[:3].view(3, world.slots, world.views)[:, : world.alone],
-        world.light.unsqueeze(1),
-    )
-    u, v, top = (dot(centre, column_light[i : i + 3]) for i in (3, 6, 0))
-    squared = (flat[0] - rays.spread(u)).square() + (flat[1] - rays.spread(v)).square()
-    near = squared < rays.spread(world.radius.square())
-    near &= flat[2] < rays.spread(top + world.radius)
-    near &= hits.surface != torch.arange(world.alone, device=near.device).unsqueeze(1)
-    slot, ray = _pairs(near & lit)
-    if world.parts:
-        part, who = _part_pairs(world, rays, flat, world.bounds[SHADE_LOW], world.bounds[SHADE_HIGH], lit)
-        other = (hits.surface.index_select(0, who) != part).nonzero().squeeze(1)
-        slot, ray = torch.cat([slot, part.index_select(0, other)]), torch.cat([ray, who.index_select(0, other)])
-    column = slot * world.views + rays.view.index_select(0, ray)
-    found = _pair_hits(world, column, hits.point.index_select(1, ray), light[:3].index_select(1, ray))
-    dark = torch.zeros_like(hits.surface, dtype=torch.bool)
-    dark[ray[found.isfinite()]] = True
-    return dark
+    lit = indices((hits.facing > 0) & (hits.surface != world.slots + SKY))
+    view, point = rays.view.index_select(0, lit), hits.point.index_select(1, lit)
+    light = world.light.index_select(1, view)
+    across = torch.stack([dot(point, light[i : i + 3]) for i in (3, 6)])
+    slot, ray = world.shade.candidates(view, *(table.index_select(1, view) for table in world.shade.frame), across)
+    column = slot * world.views + view.index_select(0, ray)
+    along = dot(point, light[:3]).index_select(0, ray)
+    other = hits.surface.index_select(0, lit).index_select(0, ray) != slot
+    above = indices((along < world.top.index_select(0, column)) & other)
+    column, ray = column.index_select(0, above), ray.index_select(0, above)
+    found = _pair_hits(world, column, ray, (world.sun, point, True))
+    shaded = lit.index_select(0, ray.index_select(0, indices(found < torch.inf)))
+    return torch.zeros_like(hits.surface, dtype=torch.bool).index_fill_(0, shaded, True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lavin.data.scene_geometry import Hits, Rays, World, dot, trace
+from lavin.data.scene_geometry import Hits, Rays, World, dot
 from lavin.data.scene_layout import PEOPLE, Layout
 from lavin.data.scene_people import AROUND, KEYPOINTS
 from lavin.data.scene_solids import NEAR_M
@@ -67,19 +67,25 @@ def boxes(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------- keypoints
 
 
-def keypoints(world: World, layouts: Sequence[Layout], frames: int, size: tuple[int, int]) -> np.ndarray:
-    """COCO keypoints by projection, their visibility by a ray to each.
+@dataclass
+class Aims:
+    """Rays to the K joints that lie in their pictures."""
 
-    A joint lies inside the body, so it counts as visible if the ray meets nothing before it but the parts that meet
-    in that joint, and those no farther before it than ``KEYPOINTS`` says.
+    index: np.ndarray
+    """(4, K): scene, frame, person, joint."""
+    place: np.ndarray
+    """(K, 2) x and y in pixels."""
+    depth: np.ndarray
+    """(K,) of the joint, as the ray's parameter."""
+    flesh: np.ndarray
+    """(K,) how far before that its own parts may lie, likewise."""
+    rays: Rays
 
-    Returns:
-        (scenes, frames, PEOPLE, 17, 3) float32: x and y in pixels, and v, which is 2 for visible, 1 for hidden; all
-        three are 0 for joints outside the picture or behind the camera, and for people whom the scene does not have.
-    """
+
+def aim(layouts: Sequence[Layout], frames: int, size: tuple[int, int], device: torch.device) -> Aims:
+    """At all joints of the scenes' people, leaving out those outside the picture or behind the camera."""
     height, width = size
-    found = np.zeros((len(layouts), frames, PEOPLE, len(KEYPOINTS), 3), np.float32)
-    rows, places, rays, slopes, depths, flesh = [], [], [], [], [], []
+    index, place, direction, slopes, depths, flesh = [], [], [], [], [], []
     for scene, layout in enumerate(layouts):
         joints = np.stack([who.joints[:frames] for who in layout.people], 1)  # frames, people, 17, 3
         offset = joints - layout.camera_position[:frames, None, None]
@@ -88,24 +94,37 @@ def keypoints(world: World, layouts: Sequence[Layout], frames: int, size: tuple[
         y = layout.focal * seen[..., 1] / seen[..., 2] + height / 2
         inside = (seen[..., 2] > NEAR_M) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
         frame, who, joint = inside.nonzero()
-        rows.append(np.stack([np.full_like(frame, scene), frame, who, joint]))
-        places.append(np.stack([x[inside], y[inside]], -1))
+        index.append(np.stack([np.full_like(frame, scene), frame, who, joint]))
+        place.append(np.stack([x[inside], y[inside]], -1))
         depth = seen[inside][:, 2]
-        rays.append(offset[inside] / depth[:, None])
+        direction.append(offset[inside] / depth[:, None])
         slopes.append(seen[inside][:, :2] / depth[:, None])
         depths.append(depth)
         around = np.stack([person.flesh for person in layout.people])[who, joint]
-        flesh.append(around / np.linalg.norm(rays[-1], axis=-1))
-    scene, frame, who, joint = np.concatenate(rows, 1)
-    device = world.focal.device
-    view = torch.from_numpy(scene * frames + frame).to(device)
-    direction, slopes = (torch.from_numpy(np.concatenate(part).T.copy()).float().to(device) for part in (rays, slopes))
-    hits = trace(world, Rays(view, direction, slopes))
+        flesh.append(around / np.linalg.norm(direction[-1], axis=-1))
+    index = np.concatenate(index, 1)
+    view = torch.from_numpy(index[0] * frames + index[1]).to(device)
+    tables = (torch.from_numpy(np.concatenate(part).T.copy()).float().to(device) for part in (direction, slopes))
+    return Aims(index, np.concatenate(place), np.concatenate(depths), np.concatenate(flesh), Rays(view, *tables))
+
+
+def keypoints(world: World, aims: Aims, hits: Hits, scenes: int, frames: int) -> np.ndarray:
+    """COCO keypoints by projection, their visibility by what the rays to them hit.
+
+    A joint lies inside the body, so it counts as visible if the ray meets nothing before it but the parts that meet
+    in that joint, and those no farther before it than ``KEYPOINTS`` says.
+
+    Returns:
+        (scenes, frames, PEOPLE, 17, 3) float32: x and y in pixels, and v, which is 2 for visible, 1 for hidden; all
+        three are 0 for joints outside the picture or behind the camera, and for people whom the scene does not have.
+    """
+    found = np.zeros((scenes, frames, PEOPLE, len(KEYPOINTS), 3), np.float32)
+    scene, frame, who, joint = aims.index
     met, surface = hits.t.cpu().numpy(), hits.surface.cpu().numpy()
     part = surface - world.alone - who * world.parts
     own = (part >= 0) & (part < world.parts)
     own &= AROUND[joint, np.where(own, part, 0)]
-    hidden = met < np.concatenate(depths) - np.where(own, np.concatenate(flesh), 0)
-    found[scene, frame, who, joint, :2] = np.concatenate(places)
+    hidden = met < aims.depth - np.where(own, aims.flesh, 0)
+    found[scene, frame, who, joint, :2] = aims.place
     found[scene, frame, who, joint, 2] = np.where(hidden, 1, 2)
     return found

@@ -58,6 +58,9 @@ PARTS = (
     *_both("foot", ELLIPSOID, (0, -0.014, 0.036), (0.036, 0.030, 0.078), "shoes"),
 )
 """Bone, solid, centre in the bone's frame, size as the solid reads it, what it is painted as."""
+KINDS_OF_PARTS, SIZES, OFFSETS = (np.array([part[i] for part in PARTS]) for i in (1, 3, 2))
+BONE_OF_PART = np.array([list(BONES).index(part[0]) for part in PARTS])
+"""``PARTS`` and below ``KEYPOINTS`` by column: what every person has alike."""
 HAIR = next(i for i, part in enumerate(PARTS) if part[4] == "hair")
 LYING = next(i for i, part in enumerate(PARTS) if part[1] == CAPSULE)
 """The shoulders' capsule, the only part whose long axis is across."""
@@ -83,6 +86,12 @@ KEYPOINTS = {
 }
 """COCO's keypoints in its order: (bone, place in its frame, flesh). A joint lies inside the body: parts of its bone and
 of the bone before may lie in front of it, up to ``flesh`` along the line of sight, and the joint still shows."""
+
+
+BONE_OF_JOINT, JOINT_AT, FLESH = (
+    np.array([use(entry) for entry in KEYPOINTS.values()])
+    for use in (lambda entry: list(BONES).index(entry[0]), lambda entry: entry[1], lambda entry: entry[2])
+)
 
 
 def _around(bone: str) -> list[bool]:
@@ -185,23 +194,33 @@ def turn(axis: int, angle: np.ndarray | float) -> np.ndarray:
     return matrix
 
 
-def skeleton(angles_deg: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Forward kinematics of a person of height 1: each bone's frame as rotation (p, 3, 3) and origin (p, 3).
+def _turns(axis: int, angles: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``turn`` of many angles (p,) at once, by name."""
+    return dict(zip(angles, turn(axis, np.stack(list(angles.values()))), strict=True))
+
+
+def skeleton(angles_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Forward kinematics of a person of height 1: each bone's frame, in the order of ``BONES``, as rotation
+    (p, bones, 3, 3) and origin (p, bones, 3).
 
     Positive angles about x take what hangs down backwards; that is why flexing is negative but for the knee's.
     """
     a = dict(zip(ANGLES, np.radians(angles_deg).T, strict=True))
-    local = {
-        "chest": turn(1, a["twist"]) @ turn(0, a["bend"]) @ turn(2, a["lean"]),
-        "head": turn(1, a["turn"]) @ turn(0, a["nod"]),
-    }
+    about_x, about_y, about_z = (
+        {name: a[name] for name in names} for names in (("bend", "nod"), ("twist", "turn"), ("lean",))
+    )
     for side, sign in (("left", 1), ("right", -1)):
-        local[f"{side}_arm"] = (
-            turn(2, sign * a[f"{side}_raise"]) @ turn(0, -a[f"{side}_flex"]) @ turn(1, -sign * a[f"{side}_roll"])
-        )
-        local[f"{side}_forearm"] = turn(0, -a[f"{side}_elbow"])
-        local[f"{side}_thigh"] = turn(2, sign * a[f"{side}_spread"]) @ turn(0, -a[f"{side}_hip"])
-        local[f"{side}_shin"] = turn(0, a[f"{side}_knee"])
+        about_x |= {f"{side}_{name}": -a[f"{side}_{name}"] for name in ("flex", "elbow", "hip")}
+        about_x[f"{side}_knee"] = a[f"{side}_knee"]
+        about_y[f"{side}_roll"] = -sign * a[f"{side}_roll"]
+        about_z |= {f"{side}_{name}": sign * a[f"{side}_{name}"] for name in ("raise", "spread")}
+    x, y, z = (_turns(axis, angles) for axis, angles in enumerate((about_x, about_y, about_z)))
+    local = {"chest": y["twist"] @ x["bend"] @ z["lean"], "head": y["turn"] @ x["nod"]}
+    for side in ("left", "right"):
+        local[f"{side}_arm"] = z[f"{side}_raise"] @ x[f"{side}_flex"] @ y[f"{side}_roll"]
+        local[f"{side}_forearm"] = x[f"{side}_elbow"]
+        local[f"{side}_thigh"] = z[f"{side}_spread"] @ x[f"{side}_hip"]
+        local[f"{side}_shin"] = x[f"{side}_knee"]
     frames = {}
     for bone, (parent, offset) in BONES.items():
         if parent is None:
@@ -210,7 +229,8 @@ def skeleton(angles_deg: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]
             continue
         rotation, origin = frames[parent]
         frames[bone] = rotation @ local[bone] if bone in local else rotation, origin + rotation @ np.array(offset)
-    return frames
+    rotations, origins = zip(*frames.values(), strict=True)
+    return np.stack(rotations, 1), np.stack(origins, 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- bodies
@@ -251,21 +271,17 @@ def pose_person(angles_deg: np.ndarray, height: float, girth: float = 1.0, long_
         angles_deg: (p, len(ANGLES)).
         girth: thickness of trunk and limbs, 1 is usual.
     """
-    frames = skeleton(angles_deg)
-    kind = np.array([part[1] for part in PARTS])
-    size, offset = (np.array([part[i] for part in PARTS], float) for i in (3, 2))
+    rotations, origins = skeleton(angles_deg)
+    kind, size, offset = KINDS_OF_PARTS, SIZES.copy(), OFFSETS.copy()
     thick = np.array([part[0] != "head" for part in PARTS])
     size[thick, 0] *= girth
     size[thick & (kind == ELLIPSOID), 2] *= girth
     if long_hair:
         offset[HAIR], size[HAIR] = (0, 0.055, -0.020), (0.056, 0.088, 0.052)
-    rotation = np.stack([frames[part[0]][0] for part in PARTS], 1)
-    origin = np.stack([frames[part[0]][1] for part in PARTS], 1)
-    centre = origin + (rotation @ offset[..., None])[..., 0]
+    rotation = rotations[:, BONE_OF_PART]
+    centre = origins[:, BONE_OF_PART] + (rotation @ offset[..., None])[..., 0]
     rotation[:, LYING] = rotation[:, LYING] @ np.array(ACROSS, float)
-    joints = np.stack(
-        [frames[bone][1] + frames[bone][0] @ np.array(at, float) for bone, at, _ in KEYPOINTS.values()], 1
-    )
+    joints = origins[:, BONE_OF_JOINT] + (rotations[:, BONE_OF_JOINT] @ JOINT_AT[..., None])[..., 0]
     lift = np.array([0, 1, 0]) * (centre[..., 1] - reach_down(kind, size, rotation)).min(1)[:, None]
     return Person(
         kind=kind,
@@ -273,8 +289,8 @@ def pose_person(angles_deg: np.ndarray, height: float, girth: float = 1.0, long_
         centre=(centre - lift[:, None]) * height,
         rotation=rotation,
         joints=(joints - lift[:, None]) * height,
-        flesh=np.array([flesh for _, _, flesh in KEYPOINTS.values()]) * height * max(1, girth),
-        pelvis=(frames["pelvis"][1] - lift) * height,
+        flesh=FLESH * height * max(1, girth),
+        pelvis=(origins[:, 0] - lift) * height,
     )
 
 

@@ -28,6 +28,13 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
+def indices(mask: Tensor) -> Tensor:
+    """Where a flat mask is true; numpy finds that ten times faster than torch does on a CPU."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero().squeeze(1)
+
+
 # ------------------------------------------------------------------------------------------------------------- entries
 
 
@@ -106,61 +113,86 @@ def _capsule(o: Tensor, d: Tensor, size: Tensor) -> Tensor:
     return torch.minimum(straight, torch.minimum(_sphere(o, d, radius, half), _sphere(o, d, radius, -half)))
 
 
-def _torus_distance(o: Tensor, d: Tensor, size: Tensor, t: Tensor) -> Tensor:
+def _root(values: np.ndarray) -> np.ndarray:
+    """Square root as torch takes it: numpy's differs in the last bit, and so would scenes."""
+    return torch.from_numpy(values).sqrt().numpy()
+
+
+def _torus_distance(o: np.ndarray, d: np.ndarray, size: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Signed distance of o + t d to the torus, exact: from the ring's circle, less the tube's radius."""
-    x, y, z = o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2]
-    around = (x * x + z * z).sqrt() - size[0]
-    return (around * around + y * y).sqrt() - size[1]
+    square = o + t * d
+    square *= square
+    around = _root(square[0] + square[2])
+    around -= size[0]
+    around *= around
+    around += square[1]
+    return _root(around) - size[1]
 
 
-def _torus_march(o: Tensor, d: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+def _torus_march(
+    o: np.ndarray, d: np.ndarray, size: np.ndarray, start: np.ndarray, leave: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Last point outside and first point inside the torus along each ray: t (P,) and t (P,), NaN for a miss.
 
     Steps are the distance to the surface, but at least TORUS_STEP tube radii: rays that graze the tube would crawl,
     and a chord that short is far thinner than a pixel. Rays that are done leave the loop.
+
+    Args:
+        start, leave: (P,) between which the ray may meet the torus.
     """
-    speed = dot(d, d).sqrt()
-    start, leave = _drum(o, d, size[0] + size[1], size[1])  # a torus fits its drum tightly
-    start = _entry(start, leave)
-    outside, inside = torch.full_like(start, torch.nan), torch.full_like(start, torch.nan)
-    live = start.isfinite().nonzero().squeeze(1)
-    state = torch.cat([o, d, size, torch.stack([speed, leave, start, start])]).index_select(1, live)
-    while live.numel():
-        o, d, size, (speed, leave, last, t) = state[:3], state[3:6], state[6:9], state[9:]
+    outside, inside = np.full_like(start, np.nan), np.full_like(start, np.nan)
+    live, last, t = np.arange(len(start)), start.copy(), start.copy()
+    speed = _root(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
+    while live.size:
+        least = TORUS_STEP * size[1]
         for _ in range(4):
             away = _torus_distance(o, d, size, t)
             out = away > 0
-            last = torch.where(out, t, last)
-            t = torch.where(out, t + torch.maximum(away, TORUS_STEP * size[1]) / speed, t)
-        entered = (~out).nonzero().squeeze(1)
+            np.copyto(last, t, where=out)
+            np.add(t, np.maximum(away, least) / speed, out=t, where=out)
+        entered = np.flatnonzero(~out)
         outside[live[entered]], inside[live[entered]] = last[entered], t[entered]
-        state[11], state[12] = last, t
-        keep = (out & (t < leave)).nonzero().squeeze(1)
-        live, state = live.index_select(0, keep), state.index_select(1, keep)
+        keep = np.flatnonzero(out & (t < leave))
+        live, last, t, speed, leave = (values[keep] for values in (live, last, t, speed, leave))
+        o, d, size = (table[:, keep] for table in (o, d, size))
     return outside, inside
 
 
 def _torus(o: Tensor, d: Tensor, size: Tensor) -> Tensor:
-    """Sphere tracing to a bracket around the entry, then bisection and Newton's method inside the bracket."""
+    """Sphere tracing to a bracket around the entry, then bisection and Newton's method inside the bracket. Most steps
+    have few rays left, so they are numpy's, whose calls cost a fraction of torch's."""
     found = torch.full_like(o[0], torch.inf)
-    low, high = _torus_march(o, d, size)
-    hit = (high > NEAR_M).nonzero().squeeze(1)
-    if not hit.numel():
-        return found
-    o, d, size = (table.index_select(1, hit) for table in (o, d, size))
+    start, leave = _drum(o, d, size[0] + size[1], size[1])  # a torus fits its drum tightly
+    start = _entry(start, leave)
+    live = indices(start < torch.inf)
+    tables = (table.index_select(-1, live).cpu().numpy() for table in (o, d, size, start, leave))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        hit, t = _torus_entry(*tables)
+    return found.index_copy_(0, live[torch.from_numpy(hit).to(live.device)], torch.from_numpy(t).to(found.device))
+
+
+def _torus_entry(
+    o: np.ndarray, d: np.ndarray, size: np.ndarray, start: np.ndarray, leave: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rays enter the torus (H,), and where, t (H,)."""
+    low, high = _torus_march(o, d, size, start, leave)
+    hit = np.flatnonzero(high > NEAR_M)
+    o, d, size = (table[:, hit] for table in (o, d, size))
     low, high = low[hit], high[hit]
     for _ in range(4):
         middle = (low + high) / 2
         out = _torus_distance(o, d, size, middle) > 0
-        low, high = torch.where(out, middle, low), torch.where(out, high, middle)
+        np.copyto(low, middle, where=out)
+        np.copyto(high, middle, where=~out)
     t = (low + high) / 2
     for _ in range(2):
-        x, y, z = o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2]
-        around = (x * x + z * z).sqrt()
-        tube = ((around - size[0]).square() + y * y).sqrt()
-        slope = ((around - size[0]) * (x * d[0] + z * d[2]) / around + y * d[1]) / tube
-        t = torch.minimum(torch.maximum(t - (tube - size[1]) / slope, low), high).nan_to_num(0)
-    return found.index_copy_(0, hit, t)
+        x, y, z = o + t * d
+        around = _root(x * x + z * z)
+        off = around - size[0]
+        tube = _root(off * off + y * y)
+        slope = (off * (x * d[0] + z * d[2]) / around + y * d[1]) / tube
+        t = np.nan_to_num(np.minimum(np.maximum(t - (tube - size[1]) / slope, low), high), nan=0)
+    return hit, t
 
 
 def intersect(kind: int, o: Tensor, d: Tensor, size: Tensor) -> Tensor:

@@ -146,7 +146,8 @@ class Scenes:
     def _samples(self, indices: Sequence[int]) -> list[Sample]:
         layouts = [self.layout(int(index)) for index in indices]
         world, look = build(layouts, self.frames, self.device)
-        rays, hits, picture = render(world, look, self.size)
+        aims = labels.aim(layouts, self.frames, self.size, self.device) if self.people else None
+        rays, hits, picture, met = render(world, look, self.size, aims and aims.rays)
         shape = (len(layouts), self.frames, *self.size)
         sky = hits.surface == world.slots + SKY
         fields = {
@@ -161,7 +162,7 @@ class Scenes:
         owner, joints = hits.surface, [None] * len(layouts)
         if self.people:
             owner = torch.from_numpy(owners(world.slots)).to(self.device)[owner]
-            joints = labels.keypoints(world, layouts, self.frames, self.size)
+            joints = labels.keypoints(world, aims, met, *shape[:2])
         profiles = labels.count_profiles(owner, self._things, *shape[:2], self.size)
         owner = owner.to(torch.uint8).view(shape)
         return [

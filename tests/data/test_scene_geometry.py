@@ -5,13 +5,15 @@ import pytest
 import torch
 
 from lavin.data import scene_geometry as geometry
-from lavin.data.scene_bounds import part_bounds, slope_range
+from lavin.data.scene_bounds import slope_range
 from lavin.data.scene_layout import SLOTS
-from lavin.data.scene_rendering import build, render
-from lavin.data.scene_solids import KINDS, SOLIDS
+from lavin.data.scene_rendering import build, limits, pack, render
+from lavin.data.scene_solids import CAPSULE, ELLIPSOID, KINDS, SOLIDS, SPHERE
 from lavin.data.scenes import VOCABULARY, Scenes
 from tests.data.reference import distances, enters, first_hit, solids_of
 
+ROUND = {SPHERE, CAPSULE, ELLIPSOID}
+"""Solids that their ellipsoids fit."""
 LOOPED = (0, 5, 6, 8)
 """Scenes that a loop over pixels checks."""
 
@@ -23,7 +25,7 @@ def test_depth_ids_and_shadows_equal_a_loop_over_pixels(people, index):
     scenes = Scenes("validation", size=(40, 56), seed=5, people=people)
     layout = scenes.layout(index)
     world, look = build([layout], 1, torch.device("cpu"))
-    rays, hits, _ = render(world, look, scenes.size)
+    rays, hits, *_ = render(world, look, scenes.size)
     dark = geometry.shadows(world, rays, hits).view(40, 56)
     depth, surface = hits.t.view(40, 56), hits.surface.view(40, 56)
     eye, turn = layout.camera_position[0], layout.camera_rotation[0]
@@ -150,38 +152,72 @@ def test_normals_of_people_are_the_gradient_of_the_distance_to_their_limbs():
     assert checked > 60
 
 
-def test_bounds_of_limbs_hold_them_and_no_more():
-    """Points all over each limb, seen by the camera and by the light, fill the rectangles that rays are tried in."""
-    rng, scenes = np.random.default_rng(0), Scenes(frames=2, seed=4, people=True)
-    looseness = []
-    for index in range(6):
+def _points_on(rng: np.random.Generator, kind: str, size: np.ndarray) -> np.ndarray:
+    """Points all over a solid's surface or inside it, (4000, 3) in its own frame."""
+    towards = rng.standard_normal((4000, 3))
+    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+    if kind == "capsule":
+        return size[0] * towards + rng.choice((-1, 0.3, 1), (4000, 1)) * (0, 1, 0) * size[1]
+    if kind in ("sphere", "ellipsoid"):
+        return towards * (size if kind == "ellipsoid" else size[0])
+    if kind == "box":
+        return size * rng.choice((-1, 0.4, 1), (4000, 3))
+    level = rng.uniform(-1, 1, 4000)
+    if kind == "torus":
+        ring, tube = towards[:, [0, 2]] / np.linalg.norm(towards[:, [0, 2]], axis=1, keepdims=True), np.pi * level
+        across = ring * (size[0] + size[1] * np.cos(tube))[:, None]
+        return np.stack([across[:, 0], size[1] * np.sin(tube), across[:, 1]], -1)
+    wide = size[0] * (1 if kind == "cylinder" else (1 - level) / 2)
+    angle = rng.uniform(-np.pi, np.pi, 4000)
+    return np.stack([wide * np.cos(angle), size[1] * level, wide * np.sin(angle)], -1)
+
+
+@pytest.mark.parametrize("people", [False, True])
+def test_bounds_of_solids_hold_them_and_no_more(people):
+    """Points all over each solid lie in the rectangles of its pieces, seen by the camera and by the light, and grids
+    over these rectangles name the solid at these points."""
+    rng, scenes = np.random.default_rng(0), Scenes(frames=2, seed=4, people=people)
+    looseness, kinds = [], set()
+    for index in range(6 if people else 12):
         layout = scenes.layout(index)
-        bounds = part_bounds(layout, 2).astype(float)
-        parts = np.concatenate([solids_of(layout, SLOTS + number) for number in range(len(layout.people))])
-        _, kind, size, centre, rotation = layout.solids()
-        for column, solid in enumerate(parts):
-            towards = rng.standard_normal((4000, 3))
-            towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-            if SOLIDS[kind[solid]] == "capsule":
-                points = size[solid, 0] * towards + np.sign(towards[:, 1:2]) * (0, 1, 0) * size[solid, 1]
-            else:
-                points = towards * (size[solid] if SOLIDS[kind[solid]] == "ellipsoid" else size[solid, 0])
-            points = points @ rotation[1, solid].T + centre[1, solid]
+        tables = pack([layout], 2)
+        bounds, (world, _) = limits(*tables[:3]), build([layout], 2, torch.device("cpu"))
+        slots, kind, size, centre, rotation = layout.solids()
+        for solid, slot in enumerate(slots):
+            points = _points_on(rng, SOLIDS[kind[solid]], size[solid]) @ rotation[1, solid].T + centre[1, solid]
             seen = (points - layout.camera_position[1]) @ layout.camera_rotation[1]
             if seen[:, 2].min() < 0.05:
                 continue
             across = points @ layout.light[[1, 2, 0]].T
-            values = np.concatenate([seen[:, :2] / seen[:, 2:], across], 1)
-            low = np.concatenate([bounds[[0, 1, 4, 5], column, 1], [-np.inf]])
-            high = bounds[[2, 3, 6, 7, 8], column, 1]
-            assert (values > low).all() and (values < high).all()
-            looseness.append(((high - low)[:4] / np.ptp(values[:, :4], axis=0)).max())
-    assert len(looseness) > 100 and np.median(looseness) < 1.05 and max(looseness) < 1.3
+            assert (across[:, 2] < bounds.top[1, slot]).all()
+            ways = (bounds.seen, seen[:, :2] / seen[:, 2:], world.seen), (bounds.shade, across[:, :2], world.shade)
+            for (low, high), values, grid in ways:
+                low, high = low[:, :, 1, slot], high[:, :, 1, slot]
+                in_piece = (values.T[:, None] > low[..., None]) & (values.T[:, None] < high[..., None])
+                assert in_piece.all(0).any(0).all()
+                place = torch.from_numpy(values.T).float()
+                named, point = grid.candidates(
+                    torch.ones(4000, dtype=torch.long), *(x[:, 1:] for x in grid.frame), place
+                )
+                assert len(set(point[named == slot].tolist())) == 4000
+                if kind[solid] in ROUND:
+                    looseness.append(((high.max(1) - low.min(1)) / np.ptp(values, axis=0)).max())
+            kinds.add(kind[solid])
+    assert len(looseness) > (200 if people else 10) and np.median(looseness) < 1.05 and max(looseness) < 1.3
+    assert kinds >= (ROUND if people else set(range(len(KINDS))))
+
+
+def test_grids_leave_most_cells_and_most_solids_out():
+    """Solids that a cell names are few, else a grid would be of no use."""
+    scenes = Scenes(seed=4, people=True)
+    world, _ = build([scenes.layout(index) for index in range(8)], 1, torch.device("cpu"))
+    for grid in (world.seen, world.shade):
+        assert grid.count.double().mean() < 3 and grid.count.max() <= world.slots
 
 
 def test_ellipsoids_seen_from_within_or_behind_are_bounded_by_all_or_nothing():
-    centre, matrix = np.array([[[[0.0, 0.0, z]]] * 2 for z in (3.0, 0.1, -3.0)]), np.eye(3)[None, None] * 0.25
+    centre, matrix = np.array([[[[0.0, 0.0, z]]] for z in (3.0, 0.1, -3.0)]), np.eye(3)[None, None] * 0.25
     low, high = zip(*(slope_range(place, matrix, 0) for place in centre), strict=True)
     half = np.tan(np.arcsin(0.5 / 3))
-    np.testing.assert_allclose([low[0][0], high[0][0]], [-half, half])
+    np.testing.assert_allclose(np.ravel([low[0], high[0]]), [-half, half])
     assert low[1] == -np.inf and high[1] == np.inf and low[2] == np.inf and high[2] == -np.inf
