@@ -33,6 +33,7 @@ from lavin.errors import InputError
 from lavin.evaluation import cost
 from lavin.evaluation.latency import MODES, context_bytes, growth, measure
 from lavin.io import check_free, write_bytes
+from lavin.memory import keep_freed_memory
 from lavin.pipeline import LavinPipeline
 from lavin.suggest import unknown
 
@@ -90,6 +91,7 @@ def latency(
     sides, numbers = numbers_of("--resolutions", resolutions), numbers_of("--pairs", pairs)
     scales = numbers_of("--guidance", guidance, float)
     place, results, memory = find_device(device), [], {}
+    keep_freed_memory()
     print_head()
     for name in (name.strip() for name in models.split(",")):
         for side in [None] if name in bundled_models() else sides:

@@ -34,6 +34,7 @@ from lavin.data.scenes import Scenes
 from lavin.errors import InputError
 from lavin.io import check_free, write_bytes
 from lavin.labels import find_task
+from lavin.memory import keep_freed_memory
 from lavin.pipeline import LavinPipeline
 from lavin.speed import find_speed
 
@@ -93,6 +94,7 @@ def queries(
     if drawn.clips or drawn.people:
         raise InputError(f"--task {task}: a task of pictures without people is needed")
     find_speed(speed)
+    keep_freed_memory()
     pipeline = LavinPipeline.from_pretrained(find_model(model)).to(find_device(device))
     pipeline.set_progress_bar_config(disable=True)
     side = pipeline.config.sample_size

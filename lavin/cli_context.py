@@ -39,8 +39,10 @@ def save(
     examples = load_pairs(pairs)
 
     from lavin.labels import find_task
+    from lavin.memory import keep_freed_memory
     from lavin.pipeline import LavinPipeline
 
+    keep_freed_memory()
     task = find_task(task).name if task else None
     place = find_device(device)
     load = LavinPipeline.from_released if released else LavinPipeline.from_pretrained

@@ -13,7 +13,10 @@ from lavin.suggest import unknown
 
 if TYPE_CHECKING:
     from lavin.encoded import EncodedContext
+    from lavin.memory import keep_freed_memory
     from lavin.pipeline import LavinPipeline
+
+    keep_freed_memory()
     from lavin.select import Selector
     from lavin.tasks import Task
 
