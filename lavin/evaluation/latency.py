@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from lavin import flow
 from lavin.evaluation import autoregressive, cost
@@ -128,7 +127,7 @@ def measure(
         rate: operations a second of this device's matrix products, in the same run.
     """
     run, device = prepare(pipeline, mode, pairs, steps, guidance), pipeline.device
-    with FlopCounterMode(display=False) as flops:
+    with cost.operation_counter() as flops:
         run(Clock(device))
     for _ in range(warmups - 1):
         run(Clock(device))

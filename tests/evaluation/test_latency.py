@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lavin.cli import run
-from lavin.evaluation import autoregressive, latency
+from lavin.evaluation import autoregressive, cost, latency
 from lavin.evaluation.latency import Clock, growth, measure, prepare
 from lavin.speed import SPEEDS
 from tests.evaluation.small import make_pipeline
@@ -48,6 +48,15 @@ def test_a_row_counts_the_modes_own_steps_and_its_operations(pipe):
     assert rows["exact"]["flops"] > 2 * rows["default"]["flops"] > 2 * rows["saved"]["flops"]
     fewer = measure(pipe, "small", "exact", 2, 4, 1.0, 1, 1, rate=1e9)
     assert fewer["steps"] == 4 and fewer["flops"] < rows["default"]["flops"]
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_attention_is_counted(kv_heads):
+    """Two matrix products, each of 2 * queries * keys * head_dim operations a head, whoever shares the keys."""
+    query, key = torch.randn(1, 4, 48, 16), torch.randn(1, kv_heads, 80, 16)
+    with cost.operation_counter() as operations, torch.no_grad():
+        torch.nn.functional.scaled_dot_product_attention(query, key, key, enable_gqa=kv_heads != 4)
+    assert operations.get_total_flops() == 2 * 2 * 4 * 48 * 80 * 16
 
 
 def test_growth_is_the_exponent_of_a_power_law():
