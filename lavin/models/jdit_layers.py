@@ -196,7 +196,7 @@ class JDiTBlock(nn.Module):
         self, condition: Tensor, target: Tensor, condition_t: Tensor, target_t: Tensor, layout: Layout
     ) -> tuple[Tensor, Tensor, KeysValues]:
         """``forward``, and the condition's keys and values."""
-        if layout.condition_mask is not None:
+        if layout.condition_mask is not None or self.last:  # of the last condition only keys and values are read
             condition, cached = self.forward_condition(condition, condition_t, layout)
             return condition, self.forward_target(target, target_t, [[cached]], layout), cached
         c = self.condition.modulation(condition_t, condition.shape[1])
@@ -206,14 +206,13 @@ class JDiTBlock(nn.Module):
         q, k, v = (torch.cat(parts, dim=1) for parts in zip(of_condition, of_target, strict=True))
         attended = attend(q, k, v, backend=self.backend)
         seen_by_condition, seen_by_target = attended.split([condition.shape[1], target.shape[1]], dim=1)
-        if not self.last:
-            condition = self.condition.update(condition, seen_by_condition, c)
+        condition = self.condition.update(condition, seen_by_condition, c)
         return condition, self.target.update(target, seen_by_target, x), of_condition[1:]
 
     def forward_condition(
         self, condition: Tensor, timestep: Tensor, layout: Layout, past: Sequence[KeysValues] = ()
     ) -> tuple[Tensor, KeysValues]:
-        """Causal mode: the condition never sees a target, so it runs alone; also its own keys and values.
+        """The condition where it sees no target, in causal mode and in the last block; also its own keys and values.
 
         Args:
             past: keys and values of the clips before these, where those were encoded earlier.
