@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lavin.evaluation.cost import counted
+from lavin.evaluation.cost import counted, operation_counter
 from lavin.models.jdit import JDiT
 from lavin.training.buckets import Bucket
 from lavin.training.config import PretrainConfig
@@ -72,11 +72,9 @@ class SequenceCost:
 
     def operations(self, bucket: Bucket, pairs: int) -> int:
         """Operations of a sequence's forward pass; a multiply-add is two."""
-        from torch.utils.flop_counter import FlopCounterMode
-
         key = (bucket.number, pairs)
         if key not in self.known:
-            with self.mode, FlopCounterMode(display=False) as flops:
+            with self.mode, operation_counter() as flops:
                 self.forward(bucket, pairs)
             self.known[key] = flops.get_total_flops()
         return self.known[key]
