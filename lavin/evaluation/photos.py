@@ -186,8 +186,8 @@ def evaluate(
     pipeline.check_inputs(settings.steps, settings.guidance_scale, "pt", task=None, ensemble_size=1)
     runner = runner or Runner(Lavin(pipeline, settings), settings)
     for row in tqdm(rows, desc="rows", disable=None):  # None: unless stderr is a terminal
-        draw = partial(data_sets[row.name.split("/")[0]].draw_episode, row, settings.pairs, settings.seed)
-        yield from runner.evaluate(row, partial(draw, held_out=held_out))
+        draw = data_sets[row.name.split("/")[0]].draw_episode
+        yield from runner.evaluate(row, partial(draw, row, settings.pairs, held_out=held_out))
 
 
 def protocol(
@@ -212,7 +212,7 @@ def protocol(
     data = {
         "suite": "real",
         "split": "pairs from train, queries from validation",
-        "seeds": {"episodes": settings.seed, "noise": settings.seed},
+        "seeds": {"episodes and noise": list(settings.seeds)},
         "pictures": pictures,
         "definitions": definitions,
     }

@@ -13,7 +13,7 @@ from lavin.metrics import perceptual
 from tests.evaluation import miniature
 from tests.evaluation.miniature import BORDERS, BOXES, COLOURS, HEIGHT, MASKS, SIZE, STRAY, WIDTH, share
 
-SMALL = [f"resolution={SIZE}", "pairs=2", "queries.count=2"]
+SMALL = [f"resolution={SIZE}", "pairs=2", "queries.count=2", "seeds=[0]"]
 PHOTOS = [*SMALL, "queries.names=null"]
 BLACK, GREY, WHITE = -1.0, 0.0, 1.0
 TEN = {
@@ -52,6 +52,7 @@ def test_the_ten_tasks_and_the_refcoco_family_have_their_protocols():
         for benchmark in read_benchmark(name).rows().values():
             assert (benchmark.resolution, benchmark.steps, benchmark.guidance) == (256, 20, 1.5)
             assert benchmark.pairs == 8 and benchmark.mask
+            assert len(benchmark.seeds) == 1 if name == "voc_detection" else benchmark.seeds == [0, 1, 2]
             assert {*benchmark.published} <= {*benchmark.metrics}
     counts = {name: read_benchmark(name).queries.count for name in ("pascal5i_foreground", "nyuv2_depth")}
     assert counts == {"pascal5i_foreground": 1000, "nyuv2_depth": None}
@@ -91,7 +92,7 @@ def test_class_miou_pools_areas_where_miou_averages_episodes(data):
 
 def test_detection(data):
     asked = questions(data, "voc_detection", *SMALL, part="split2")
-    assert asked.benchmark.seed == 1
+    assert asked.benchmark.seeds == [1]
     assert scores(asked, perfect) == {"mIoU": 1}
     assert scores(asked, constant(WHITE))["mIoU"] == pytest.approx(
         np.mean([share(box) for box in BOXES["val"]]), abs=1e-6
@@ -135,7 +136,10 @@ def test_contexts_are_nested_and_functions_of_seed_and_index(data):
     long = questions(data, "imagenet_deraining", *PHOTOS, "pairs=3").draw(1)
     assert torch.equal(short.query.input, long.query.input) and short.definition == long.definition
     assert torch.equal(short.pairs[0].input, long.pairs[0].input)
-    other = questions(data, "imagenet_deraining", *PHOTOS, "pairs=1", "seed=1").draw(1)
+    assert torch.equal(
+        questions(data, "imagenet_deraining", *PHOTOS, "pairs=1").draw(1, seed=0).query.input, short.query.input
+    )
+    other = questions(data, "imagenet_deraining", *PHOTOS, "pairs=1", "seeds=[1]").draw(1)
     assert not torch.equal(short.query.input, other.query.input)
 
 
