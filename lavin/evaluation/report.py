@@ -69,7 +69,25 @@ def environment(pipeline: LavinPipeline, model: str, settings: Settings, held_ou
         },
         "lavin": __version__,
         "code": code_hash(),
+        "libraries": library_versions(),
     }
+
+
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "scikit-image")
+"""What networks, metrics and classical baselines are computed with."""
+
+
+def library_versions() -> dict[str, str | None]:
+    """None for those that are not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def code_hash() -> str:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from lavin.data.mixture import Episode
 from lavin.evaluation.baselines import BASELINES
+from lavin.evaluation.controls import Controlled, controls_of
 from lavin.evaluation.episodes import Row, Score, Settings, noise_generator
 from lavin.evaluation.predictors import Each, Predictor, perfect
 from lavin.evaluation.scores import CODE, MODEL, TOKENIZER, Result, error_reduction, over_seeds
 from lavin.evaluation.shelf import Shelf
-from lavin.metrics.perceptual import Unavailable
+from lavin.metrics.base import Unavailable
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,10 @@ class Runner:
 
         cheap = {name: Each(name, answer) for name, answer in (BASELINES | dict(row.baselines)).items()}
         rivals = {rival.name: rival for rival in self.rivals if rival.takes(row.task)}
+        controls = {name: Controlled(self.model, change) for name, change in controls_of(row.task).items()}
         kept = self.shelf.take(row.name, seed, start) if self.shelf else None
         found = {} if kept is None else kept
-        for name, predictor in ({MODEL: self.model} | cheap | rivals | {CODE: Each(CODE, perfect)}).items():
+        for name, predictor in ({MODEL: self.model} | cheap | controls | rivals | {CODE: Each(CODE, perfect)}).items():
             if name not in found:
                 clips = predictor.predict(episodes, generators())
                 if predictor.costly:
@@ -156,7 +158,7 @@ class Runner:
 class Tally:
     """One score of everybody, added up as batches come.
 
-    ``unavailable`` says why there is no number: its metric cannot be built here, or takes no such pictures.
+    ``unavailable`` says why there is no number: its metric cannot be built here, or takes no such pictures or so few.
     """
 
     def __init__(self, score: Score):
@@ -190,13 +192,24 @@ class Tally:
         for index, episode, pair in zip(indices, episodes, compared, strict=True):
             if self.score.first is not None and index >= self.score.first:
                 continue
-            metric.update(*pair)
+            try:
+                metric.update(*pair)
+            except Unavailable as error:
+                self.unavailable, self.samples = str(error), {}
+                return
             if hasattr(metric, "score"):
                 sample = self.samples.setdefault(index, describe(seed, index, episode))
                 sample[name] = float(metric.score(*pair))
 
     def values(self) -> dict[str, float]:
-        return {} if self.unavailable else {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        """Everybody's value; none where there is no number, ``unavailable`` says why."""
+        if self.unavailable:
+            return {}
+        try:
+            return {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        except Unavailable as error:
+            self.unavailable, self.samples = str(error), {}
+            return {}
 
     def failures(self) -> int | None:
         """Pictures that the model drew upside down, where the metric looks for such."""
@@ -215,6 +228,8 @@ class Tally:
                     first.metrics[name].merge_state(metric)
                 else:
                     first.metrics[name] = metric
+        if first.unavailable:
+            first.samples = {}
         return first
 
 
@@ -229,7 +244,7 @@ def nowhere() -> bool:
 
 
 def own_names(row: Row) -> list[str]:
-    """Baselines whose error the model is to reduce; other people's networks only stand beside it."""
+    """Baselines whose error the model is to reduce; controls and other people's networks only stand beside it."""
     return [*BASELINES, *row.baselines]
 
 

@@ -25,7 +25,8 @@ class Result:
     value: float
     higher_is_better: bool
     baselines: dict[str, float]
-    """``copy_nearest``, ``mean_target`` and the row's own, by the same metric on the same queries."""
+    """``copy_nearest``, ``mean_target``, the row's own, controls and other people's networks, by the same metric on the
+    same queries."""
     queries: int
     pairs: int
     error_reduction: float

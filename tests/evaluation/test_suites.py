@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchmetrics
 
 from lavin.errors import InputError
 from lavin.evaluation import foreign, suites
@@ -54,6 +55,7 @@ def test_a_benchmark_by_its_file(command, model, data, tmp_path, capsys):
     assert (described["resolution"], described["crop"], described["scored"]) == (32, "centre", "whole")
     assert described["queries"]["samples"] == 2 and len(described["queries"]["list_sha256"]) == 16
     assert {"version", "code", "model", "seen", "precision", "device"} <= set(protocol)
+    assert protocol["libraries"]["torchmetrics"] == torchmetrics.__version__
     lines = (tmp_path / "report.samples.csv").read_text().splitlines()
     assert lines[0] == "task,metric,seed,index,query,pairs,model,copy_nearest,mean_target,grey_copy,code,tokenizer"
     values = [float(line.split(",")[6]) for line in lines[1:]]
@@ -217,16 +219,16 @@ def test_the_thesis_suite_runs_what_has_its_data(command, model, data, tmp_path)
     assert command([*arguments, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     rows = [f"{name}/split{n}" for name in ("pascal5i_foreground", "voc_detection") for n in (1, 2, 3, 4)]
+    rows += ["voc_detection_folds/fold0"]
     assert list(dict.fromkeys(result["task"] for result in found["results"])) == rows
     assert all(result["queries"] == 1 for result in found["results"])
     assert "names are not in the data" in found["protocol"]["skipped"]["imagenet_deraining"]
     published = [result["published"] for result in found["results"] if result["task"] == "voc_detection/split3"]
     assert published[0]["LaVin-DiT 3.4B"] == 0.6876
     seeds = {name: one["seeds"] for name, one in found["protocol"]["benchmarks"].items()}  # four draws are four splits
-    assert [seeds[row] for row in rows] == [[1, 2]] * 4 + [[0], [1], [2], [3]]
-    assert [len(result.get("by_seed", [])) for result in found["results"] if result["metric"] == "mIoU"] == [2] * 4 + [
-        0
-    ] * 4
+    assert [seeds[row] for row in rows] == [[1, 2]] * 4 + [[0], [1], [2], [3]] + [[1, 2]]
+    several = {result["task"]: len(result.get("by_seed", [])) for result in found["results"]}
+    assert list(several.values()) == [2] * 4 + [0] * 4 + [2]
 
 
 # --- Other people's networks ------------------------------------------------------------------------------------------
