@@ -2,6 +2,7 @@
 
     python eval/stvae.py quality --model lavin-tiny [--data DIR] [--out FILE.json] [--picture FILE.png]
     python eval/stvae.py speed                          a training step beside diffusers' AutoencoderKLCogVideoX
+    python eval/stvae.py memory                         by size and length: whole, in chunks, in tiles
 
 The table has PSNR, SSIM and LPIPS by frame, statistics of the latent, and what each task's labels lose on the way.
 """
@@ -101,6 +102,24 @@ def speed(
     print(f"{'batch':<20}{'ours':>10}{'diffusers':>12}{'ratio':>8}")
     for batch, ours, theirs in step_seconds(config, size, repeats, find_device(device)):
         print(f"{batch:<20}{ours:>9.3f}s{theirs:>11.3f}s{theirs / ours:>8.2f}", flush=True)
+
+
+@app.command()
+def memory(
+    preset: Annotated[str, typer.Option(help="A file of configs/models: stvae_full or stvae_tiny.")] = "stvae_full",
+    size: Annotated[list[int], typer.Option(help="Side in pixels; may be repeated.")] = [256, 512],  # noqa: B006
+    frames: Annotated[list[int], typer.Option(help="Of the clip, 1 + 4k; may be repeated.")] = [1, 17, 49],  # noqa: B006
+) -> None:
+    """Activations and arithmetic of encoding and decoding one clip in bf16, from shapes: nothing is computed."""
+    from lavin.evaluation import stvae_cost
+
+    stvae_cost.check(size, frames)
+    print(f"{'pixels':<8}{'frames':>7}{'':>8}{'encode GiB':>12}{'TFLOP':>8}{'decode GiB':>12}{'TFLOP':>8}")
+    for row in stvae_cost.memory(preset, size, frames):
+        print(f"{row['side']:<8}{row['frames']:>7}{row['how']:>8}", end="")
+        for part in ("encode", "decode"):
+            print(f"{row[f'{part}_bytes'] / 2**30:>12.2f}{row[f'{part}_flops'] / 1e12:>8.1f}", end="")
+        print(flush=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ def throughput(
     pairs: Annotated[int, typer.Option(help="Pairs of a context.")] = 4,
     batch: Annotated[int, typer.Option(help="Sequences of each process.")] = 1,
     attention: Annotated[str, typer.Option(help="Of full, causal.")] = "full",
-    precision: Annotated[str, typer.Option(help="Of bf16, fp32.")] = "bf16",
+    precision: Annotated[
+        str, typer.Option(help="Of bf16, fp32; auto is bf16 where the machine computes in it, else fp32.")
+    ] = "auto",
     checkpointing: Annotated[str, typer.Option(help="Of off, on.")] = "off,on",
     compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile.")] = False,
     steps: Annotated[int, typer.Option(help="Timed steps.")] = 3,
@@ -55,7 +57,7 @@ def throughput(
             raise InputError(f"--{name} is {value}; it must be at least 1")
     kinds, precisions = (
         listed("attention", attention, ("full", "causal")),
-        listed("precision", precision, ("bf16", "fp32")),
+        listed("precision", precision, ("auto", "bf16", "fp32")),
     )
     switches = [SWITCH[word] for word in listed("checkpointing", checkpointing, tuple(SWITCH))]
 

@@ -55,13 +55,7 @@ def read_levels(path: Path) -> np.ndarray:
 
 def read_intrinsics(path: Path) -> np.ndarray:
     """(3, 3) pinhole intrinsics in pixels of a text file."""
-    try:
-        K = np.loadtxt(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as 3 x 3 camera intrinsics ({error})") from error
-    if K.shape != (3, 3):
-        raise InputError(f"{path}: holds {K.shape} numbers; 3 x 3 camera intrinsics are needed")
-    return K
+    return read_matrix(path, 3, "camera intrinsics")
 
 
 TO_OUR_CAMERA = np.diag([1.0, -1, -1, 1])
@@ -70,10 +64,15 @@ TO_OUR_CAMERA = np.diag([1.0, -1, -1, 1])
 
 def read_pose(path: Path) -> np.ndarray:
     """(4, 4) camera-to-world of a text file that has it for x right, y down, z forward; ours, see ``Sample.pose``."""
+    return read_matrix(path, 4, "numbers of a camera pose") @ TO_OUR_CAMERA
+
+
+def read_matrix(path: Path, side: int, what: str) -> np.ndarray:
+    """A square matrix of a text file."""
     try:
-        pose = np.loadtxt(path)
+        matrix = np.loadtxt(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a 4 x 4 camera pose ({error})") from error
-    if pose.shape != (4, 4):
-        raise InputError(f"{path}: holds {pose.shape} numbers; a 4 x 4 camera pose is needed")
-    return pose @ TO_OUR_CAMERA
+        raise InputError(f"{path}: cannot be read as {side} x {side} {what} ({error})") from error
+    if matrix.shape != (side, side):
+        raise InputError(f"{path}: holds {matrix.shape} numbers; {side} x {side} {what} are needed")
+    return matrix

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from lavin import config_dir
 from lavin.errors import InputError
@@ -56,20 +60,47 @@ def random_latents(frames: int, resolution: int, channels: int = 16) -> Tensor:
     return torch.randn(1, channels, frames, side, side, dtype=torch.bfloat16)
 
 
+class HeldMemory(TorchDispatchMode):
+    """Bytes of the tensors that operations made and that are still there; what they were given does not count.
+
+    PyTorch's own ``MemTracker`` refuses modules that run twice before the end, as the ST-VAE's do on tiles and chunks.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        for storage in storages((args, kwargs)):
+            self.known.add(storage)
+        result = func(*args, **kwargs)
+        for storage in storages(result):
+            if storage not in self.known:
+                self.known.add(storage)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.released, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def released(self, size: int) -> None:
+        self.now -= size
+
+
+def storages(values: Any) -> Iterator[torch.UntypedStorage]:
+    """Memory of the tensors in nested arguments."""
+    return (leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+
+
 def counted(call: Callable[[], Any]) -> tuple[int, int]:
     """Operations of a call (a multiply-add is two), and the most bytes it held at once besides weights and inputs.
 
     Run it on tensors without memory (``FakeTensorMode``) and nothing is computed.
     """
-    from torch.distributed._tools.mem_tracker import MemTracker
-    from torch.utils.flop_counter import FlopCounterMode
-
-    tracker = MemTracker()
-    with FlopCounterMode(display=False) as flops, tracker:
+    with FlopCounterMode(display=False) as flops, HeldMemory() as memory:
         call()
-    held = {str(kind): size for kind, size in next(iter(tracker.get_tracker_snapshot("peak").values())).items()}
-    weights = sum(size for kind, size in held.items() if "PARAM" in kind or "BUFFER" in kind)
-    return flops.get_total_flops(), held["Total"] - weights
+    return flops.get_total_flops(), memory.peak
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, repeats: int = 8) -> float:

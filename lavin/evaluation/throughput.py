@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from lavin.models.jdit import JDiT
 from lavin.suggest import unknown
 from lavin.training.arithmetic import SequenceCost
 from lavin.training.buckets import buckets_of
-from lavin.training.config import PretrainConfig
+from lavin.training.config import CacheConfig, PretrainConfig
 from lavin.training.monitor import RATE_SIDE
 from lavin.training.objective import draw_timesteps, sequence_loss
 from lavin.training.run_config import OptimizerConfig, RunConfig
@@ -39,6 +39,7 @@ class Setting:
         pairs: of the context; a sequence has one more, the query's.
         batch_size: sequences of each process.
         attention: ``full`` or ``causal``, which trains all of a sequence's targets; None for the model's own.
+        precision: as ``RunConfig.precision``.
     """
 
     model: str
@@ -46,7 +47,7 @@ class Setting:
     pairs: int = 4
     batch_size: int = 1
     attention: str | None = None
-    precision: str = "bf16"
+    precision: str = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
 
@@ -93,7 +94,9 @@ def measure(setting: Setting, steps: int = 3, warmups: int = 1) -> dict[str, Any
             compile=setting.compile,
             trackers=[],
         )
-        config = PretrainConfig(run=run, model=model, train_pairs=setting.pairs + 1)
+        setting = replace(setting, precision=run.precision)  # what auto is here
+        whole = setting.pairs + 1
+        config = PretrainConfig(run=run, model=model, train_pairs=whole, cache=CacheConfig(pairs=whole))
         config.scenes.size = setting.resolution
         network = JDiT(**model)
         for weight in network.parameters():  # zero gates would leave most gradients zero

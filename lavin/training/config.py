@@ -62,9 +62,14 @@ class STVAEConfig:
     init: str | None = None
     """Start from this ST-VAE (a bundled model's name, a pipeline folder or an ST-VAE folder) instead of fresh weights;
     it must have the sizes in ``model``."""
+    freeze_encoder: bool = False
+    """Train the decoder alone: the latents of ``init``, their shift and scale stay as they are, and so a J-DiT that was
+    trained on them goes on to fit."""
 
     def __post_init__(self):
         check_positive(self, "pictures")
+        if self.freeze_encoder and not self.init:
+            raise InputError("freeze_encoder needs init, the ST-VAE whose latents stay as they are")
         self.tasks.resolve(self.scenes, self.stream.people_share > 0)
         check_stream(self)
         if not 0 <= self.clip_share < 1:

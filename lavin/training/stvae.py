@@ -61,20 +61,23 @@ def new_model(config: STVAEConfig) -> nn.Module:
         if cls is not STVAE:
             raise InputError("init: model.kind=cogvideox starts from fresh weights; leave it out")
         start_from(model, config.init)
+        model.encoder.requires_grad_(not config.freeze_encoder)
     return model
 
 
 def start_from(stvae: STVAE, model: str) -> None:
-    """Copy the weights and the linear codec of another ST-VAE.
+    """Copy the weights, the linear codec and the latents' shift and scale of another ST-VAE.
 
     Raises:
         InputError: no such model, or it has other sizes.
     """
+    other = load_stvae(model)
     try:
-        stvae.load_state_dict(load_stvae(model).state_dict())
+        stvae.load_state_dict(other.state_dict())
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise InputError(f"init: the ST-VAE of '{model}' has other sizes than 'model' says ({reason})") from error
+    stvae.register_to_config(shift=other.config.shift, scale=other.config.scale)
 
 
 def last_layer(model: nn.Module) -> Tensor:
@@ -219,9 +222,10 @@ def train(config: STVAEConfig) -> Path:
         averaged = trainer.averaged_model()
         if averaged is None:
             return
-        rng = np.random.default_rng(config.run.seed)
-        count = min(100, 4 * config.run.batch_size)
-        averaged.to(device).measure_latents((source.draw(rng, count) for _ in range(40)), config.scale_per_channel)
+        if not config.freeze_encoder:
+            rng = np.random.default_rng(config.run.seed)
+            count = min(100, 4 * config.run.batch_size)
+            averaged.to(device).measure_latents((source.draw(rng, count) for _ in range(40)), config.scale_per_channel)
         averaged.save_pretrained(to)
 
     trainer.fit(compute_loss, validate, export)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from lavin import STVAE, JDiT, LavinPipeline
 from lavin.data.mixture import Pool
 from lavin.data.scenes import Scenes
 from lavin.errors import InputError
@@ -19,20 +18,9 @@ from lavin.evaluation.context_length import OTHER_TASK, SHUFFLED, Study, control
 from lavin.evaluation.episodes import Row, Settings, draw_episode, noise_generator
 from lavin.evaluation.predictions import predict
 from lavin.tasks import REGISTRY
+from tests.evaluation.small import SIZE, make_pipeline
 
-SIZE = 32
 STUDY = Study((0, 1, 2, 4), control_length=2, steps=4, pool=24)
-
-
-def make_pipeline(attention="causal"):
-    torch.manual_seed(0)
-    stvae = STVAE(latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4)
-    jdit = JDiT(latent_channels=4, hidden_size=64, num_layers=2, num_heads=2, attention=attention)
-    for parameter in jdit.parameters():  # a fresh J-DiT predicts zero
-        torch.nn.init.normal_(parameter, std=0.1)
-    pipeline = LavinPipeline(stvae.eval(), jdit.eval(), sample_size=SIZE, max_pairs=2)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +31,7 @@ def pool():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "small"
-    make_pipeline().save_pretrained(folder)
+    make_pipeline(num_layers=2, max_pairs=2).save_pretrained(folder)
     return folder
 
 
@@ -63,7 +51,7 @@ def row_of(name):
 @pytest.mark.parametrize("attention", ["causal", "full"])
 def test_every_length_predicts_what_its_own_context_does(pool, model, attention):
     """Encoded once and continued, a context of K pairs answers as the benchmark's own episode of K pairs."""
-    runner, row = nested.Runner(make_pipeline(attention), model, STUDY), row_of("depth")
+    runner, row = nested.Runner(make_pipeline(attention, num_layers=2, max_pairs=2), model, STUDY), row_of("depth")
     runner.pools._made[False, False] = pool
     episodes = [draw_question(pool, row, STUDY, index) for index in range(2)]
     generators = [[noise_generator(0, row.name, index) for index in range(2)] for _ in range(4)]
@@ -101,7 +89,7 @@ def test_controls_keep_the_inputs_and_no_target(pool, name):
 
 
 def test_remembered_latents_are_those_of_the_stvae_and_are_forgotten_in_turn():
-    pipeline = make_pipeline()
+    pipeline = make_pipeline(num_layers=2, max_pairs=2)
     latents = nested.RememberedLatents(pipeline, capacity=2)
     clips = list(torch.rand(3, 3, 1, SIZE, SIZE) * 2 - 1)
     with torch.no_grad():

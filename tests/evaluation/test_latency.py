@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lavin import STVAE, JDiT, LavinPipeline
 from lavin.cli import run
 from lavin.evaluation import autoregressive, latency
 from lavin.evaluation.latency import Clock, growth, measure, prepare
 from lavin.speed import SPEEDS
+from tests.evaluation.small import make_pipeline
 
 PATH = Path(__file__).parents[2] / "eval" / "latency.py"
 CPU = torch.device("cpu")
@@ -27,14 +27,7 @@ def script():
 
 @pytest.fixture(scope="module", params=["full", "causal"])
 def pipe(request):
-    torch.manual_seed(0)
-    stvae = STVAE(latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4)
-    jdit = JDiT(latent_channels=4, hidden_size=64, num_layers=2, num_heads=2, attention=request.param)
-    for parameter in jdit.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    pipe = LavinPipeline(stvae.eval(), jdit.eval(), sample_size=32)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return make_pipeline(request.param, num_layers=2)
 
 
 def test_what_is_at_hand_changes_no_picture(pipe):

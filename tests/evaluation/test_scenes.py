@@ -9,27 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from lavin import STVAE, JDiT, LavinPipeline
 from lavin.data.mixture import Pool
 from lavin.data.scenes import Scenes
 from lavin.errors import InputError
 from lavin.evaluation import baselines, report, scenes, scores
 from lavin.tasks import REGISTRY, HeldOut
+from tests.evaluation.small import SIZE, make_pipeline
 
-SIZE = 32
 SETTINGS = scenes.Settings(queries=3, pairs=2, steps=4, pool=48, batch=2)
 HELD_OUT = {"held_out_classes": ["torus"], "held_out_colours": ["orange"], "held_out_palettes": [[255, 85, 170]]}
-
-
-def make_pipeline(attention="causal"):
-    torch.manual_seed(0)
-    stvae = STVAE(latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4)
-    jdit = JDiT(latent_channels=4, hidden_size=64, num_layers=1, num_heads=2, attention=attention)
-    for parameter in jdit.parameters():  # a fresh J-DiT predicts zero
-        torch.nn.init.normal_(parameter, std=0.1)
-    pipeline = LavinPipeline(stvae.eval(), jdit.eval(), sample_size=SIZE)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.fixture(scope="module")

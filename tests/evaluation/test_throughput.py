@@ -30,6 +30,12 @@ def test_the_row_follows_from_the_sizes():
     assert full["tokens"] == (5 + 1) * (32 // 16) ** 2
 
 
+def test_contexts_may_be_longer_than_a_cache_holds_by_default():
+    row = measure(Setting("small", resolution=16, pairs=9), steps=1, warmups=0)
+    assert row["tokens"] == 2 * 9 + 1 + 10
+    assert row["precision"] in ("bf16", "fp32")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

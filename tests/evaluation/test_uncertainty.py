@@ -8,26 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from lavin import STVAE, JDiT, LavinPipeline
 from lavin.data.mixture import Pool
 from lavin.data.scenes import Scenes
 from lavin.evaluation import uncertainty
 from lavin.evaluation.episodes import Row, Settings, draw_episode, noise_generator
 from lavin.evaluation.uncertainty import Bin
 from lavin.tasks import REGISTRY
-
-SIZE = 32
-
-
-def make_pipeline(attention="causal"):
-    torch.manual_seed(0)
-    stvae = STVAE(latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4)
-    jdit = JDiT(latent_channels=4, hidden_size=64, num_layers=1, num_heads=2, attention=attention)
-    for parameter in jdit.parameters():  # a fresh J-DiT predicts zero
-        torch.nn.init.normal_(parameter, std=0.1)
-    pipeline = LavinPipeline(stvae.eval(), jdit.eval(), sample_size=SIZE)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+from tests.evaluation.small import SIZE, make_pipeline
 
 
 @pytest.mark.parametrize("attention", ["causal", "full"])

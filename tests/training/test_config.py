@@ -1,10 +1,14 @@
+import platform
+from pathlib import Path
+
 import pytest
 import torch
 
 from lavin import config_dir
 from lavin.errors import InputError
 from lavin.models.jdit import JDiT
-from lavin.training.config import PretrainConfig, STVAEConfig, load_config
+from lavin.training import run_config
+from lavin.training.config import PretrainConfig, RunConfig, STVAEConfig, load_config
 from lavin.training.trainer import learning_rate_factor
 
 
@@ -42,7 +46,7 @@ def test_shipped_configs_are_valid(schema, name):
         ("run.export_every=-1", "export_every is -1; it must not be negative"),
         ("run.max_steps=many", "max_steps"),
         ("run.max_steps=0", "above 0"),
-        ("run.precision=fp16", "'bf16' or 'fp32'"),
+        ("run.precision=fp16", "'auto', 'bf16' or 'fp32'"),
         ("tasks.weights.dept=1", "did you mean 'depth'"),
         ("tasks.weights.depth=-1", "must not be negative"),
         ("tasks.weights.video_depth=1", "video_depth: set scenes.frames to 1 . 4k"),
@@ -96,10 +100,12 @@ def test_decay_may_be_a_share_of_the_run():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("freeze_encoder=true", "freeze_encoder needs init"),
+        ("freeze_encoder=true", "freeze_encoder needs init"),
         ("label_share=1", "label_share is 1.0; it must be at least 0 and below 1"),
         ("crop_sizes=[60]", "crop_sizes has 60; sides are multiples of 8 from 8 to scenes.size=64"),
         ("crop_sizes=[72]", "crop_sizes has 72"),
-        ("run.precision=fp16", "must be 'bf16' or 'fp32'"),
+        ("run.precision=fp16", "must be 'auto', 'bf16' or 'fp32'"),
         ("losses.kl_weight=-1", "losses.kl_weight is -1.0; it must be 0 or above"),
         ("losses.mse_weight=0", "losses.mse_weight and losses.l1_weight are both 0"),
         ("losses.perceptual_backbone=vgg16", "did you mean 'vgg'"),
@@ -186,3 +192,23 @@ def test_pairs_from_the_querys_past_must_fit_into_its_clip(tmp_path):
     for frames, part in ((13, 5), (17, 4), (17, 1)):
         with pytest.raises(InputError, match=rf"tasks\.prefix_frames is {part}; it must be 1 \+ 4k"):
             without_weights(tmp_path, settings.format(frames, part))
+
+
+@pytest.mark.parametrize("able, precision", [(True, "bf16"), (False, "fp32")])
+def test_precision_is_what_the_machine_computes_in(monkeypatch, able, precision):
+    monkeypatch.setattr(run_config, "computes_in_bf16", lambda: able)
+    assert RunConfig().precision == RunConfig(precision="auto").precision == precision
+    assert RunConfig(precision="bf16").precision == "bf16"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU decides")
+def test_a_cpu_computes_in_bf16_if_its_instructions_do():
+    """Against the system's own list of them."""
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or platform.machine() != "x86_64":
+        pytest.skip("Linux on x86-64 says which there are")
+    words = set(flags.read_text().split())
+    if words & {"avx512_bf16", "amx_bf16"}:
+        assert run_config.computes_in_bf16()
+    elif "avx512f" not in words:  # with it alone, products are made of float32 ones and are not slower than those
+        assert not run_config.computes_in_bf16()

@@ -90,3 +90,24 @@ def test_run_improves_on_its_linear_codec_and_measures_its_latents(tmp_path, cap
     latents = stvae.to_latent(as_clips(pictures))
     assert latents.std().item() == pytest.approx(1, abs=0.3)
     assert latents.mean().abs() < 0.3
+
+
+def test_a_frozen_encoder_keeps_its_latents_while_the_decoder_learns(tmp_path):
+    """A J-DiT that was trained on these latents must go on to fit: weights, shift and scale are those of ``init``."""
+    first = STVAE(**load_config(STVAEConfig, config_dir() / "stvae/debug.yaml").model, shift=0.25, scale=0.5)
+    pictures = torch.stack([sample.clip[0].permute(2, 0, 1) for sample in Pool(Scenes("train", size=32), range(8))])
+    first.fit_linear_shortcut([as_clips(pictures)])
+    for conv in (first.encoder.conv_out, first.decoder.conv_out):
+        torch.nn.init.normal_(conv.weight, std=0.05)
+    first.save_pretrained(tmp_path / "first")
+    overrides = [
+        f"output_dir={tmp_path}/run", "run.max_steps=3", "run.validate_every=0", "run.precision=fp32",
+        "run.batch_size=2", "run.ema_decay=0", "scenes.size=32", "scenes.train_scenes=12", "pictures=12",
+        "scenes.validation_scenes=12", "tasks.weights={edges: 1}", f"init={tmp_path}/first", "freeze_encoder=true",
+    ]  # fmt: skip
+    second = STVAE.from_pretrained(train(load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", overrides)))
+    clip = as_clips(pictures)
+    assert torch.equal(second.to_latent(clip), first.to_latent(clip))
+    changed = {name for name, value in second.state_dict().items() if not torch.equal(value, first.state_dict()[name])}
+    assert changed and all(name.startswith("decoder.") for name in changed)
+    assert not torch.equal(second.from_latent(first.to_latent(clip)), first.from_latent(first.to_latent(clip)))
