@@ -68,8 +68,12 @@ def benchmark(
         typer.Option(help=f"Weight of the pairs; 1 is no guidance and twice as fast; {GUIDANCE}.", show_default=False),
     ] = None,
     seed: Annotated[
-        int | None,
-        typer.Option(help="Of queries, contexts and noise; 0, or the benchmark's own.", show_default=False),
+        str | None,
+        typer.Option(
+            help="Of queries, contexts and noise; several, 0,1,2, for mean and standard deviation; 0, or the "
+            "benchmark's own.",
+            show_default=False,
+        ),
     ] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Of benchmarks: another side in pixels than theirs.", show_default=False)
@@ -102,7 +106,8 @@ def benchmark(
     from lavin.bundled import find_model
 
     suite = ALIASES.get(suite, suite)
-    given = {"pairs": pairs, "steps": steps, "guidance": guidance, "seed": seed, "resolution": resolution}
+    seeds = None if seed is None else read_seeds(seed)
+    given = {"pairs": pairs, "steps": steps, "guidance": guidance, "seeds": seeds, "resolution": resolution}
     check_options(config, suite, data, pool, held_out, queries, limit, resolution, tasks)
     if dtype not in DTYPES:
         raise InputError(unknown("dtype", dtype, DTYPES))
@@ -110,7 +115,7 @@ def benchmark(
     names = None if tasks is None else [name.strip() for name in tasks.split(",")]
 
     from lavin.evaluation import report, suites
-    from lavin.evaluation.benchmarks import read_benchmark
+    from lavin.evaluation.benchmarks import check_changes, read_benchmark
     from lavin.evaluation.episodes import Settings
 
     asked = QUERIES if queries is None else queries
@@ -119,7 +124,7 @@ def benchmark(
         PAIRS if pairs is None else pairs,
         STEPS if steps is None else steps,
         GUIDANCE if guidance is None else guidance,
-        0 if seed is None else seed,
+        (0,) if seeds is None else tuple(seeds),
         POOL if pool is None else pool,
         batch,
         dtype,
@@ -127,6 +132,7 @@ def benchmark(
     changes = [f"{key}={value}" for key, value in given.items() if value is not None]
     if config:
         chosen = [read_benchmark(config[0], [*config[1:], *changes])]
+        check_changes(chosen[0], [*config[1:], *changes])
     elif suite == "thesis":
         chosen = suites.choose_benchmarks(names, changes)
 
@@ -160,6 +166,14 @@ def enter(folder: Path, device: str, baselines: Sequence[Path]) -> "Entrants":
     pipeline = LavinPipeline.from_pretrained(folder).to(place)
     pipeline.set_progress_bar_config(disable=True)
     return Entrants(pipeline, folder, open_rivals(baselines, place), share)
+
+
+def read_seeds(text: str) -> list[int]:
+    """``0,1,2`` as numbers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"seed is '{text}'; give a whole number, or several as 0,1,2") from error
 
 
 def check_options(

@@ -68,7 +68,7 @@ def uncertainty(
 
     if out is not None:
         figures.check_matplotlib()
-    settings = Settings(queries, pairs, steps, guidance, seed, pool, batch)
+    settings = Settings(queries, pairs, steps, guidance, (seed,), pool, batch)
     rows = scenes.task_rows([name.strip() for name in tasks.split(",")])
     pipeline = LavinPipeline.from_pretrained(folder).to(find_device(device))
     pipeline.set_progress_bar_config(disable=True)

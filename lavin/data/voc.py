@@ -89,6 +89,7 @@ class VOC2012(VOC):
             ``segments`` of the segmentation lists (``ImageSets/Segmentation``): pixels of classes and objects.
         single_below: only pictures with exactly one annotated object, whose box covers less than this share of the
             picture: 0.2 in the visual-prompting literature (Bar et al. 2022). Of ``boxes`` only.
+        fold: of those, only objects of this fold of PASCAL-5i, 0 to 3: five classes each.
 
     Boxes are corners in pixels from 0, x1 and y1 exclusive; in the files they count from 1, inclusive. Objects marked
     difficult are objects like others.
@@ -108,17 +109,23 @@ class VOC2012(VOC):
         complete: bool = True,
         labels: str = "boxes",
         single_below: float | None = None,
+        fold: int | None = None,
     ):
         if labels not in ("boxes", "segments"):
             raise InputError(f"labels is '{labels}'; it must be 'boxes' or 'segments'")
         if single_below is not None and labels != "boxes":
             raise InputError("single_below is an option of labels='boxes'")
-        self.labels, self.single_below = labels, single_below
+        if fold is not None and (single_below is None or fold not in range(4)):
+            raise InputError(f"fold is {fold}; it must be 0, 1, 2 or 3, and single_below be given")
+        self.labels, self.single_below, self.fold = labels, single_below, fold
         super().__init__(root, split, complete)
         if single_below is not None:
             self.names = [name for name in self.names if self.is_single(name, single_below)]
             if not self.names:
-                raise self.error(f"no picture of '{self.split}' has one object that covers less than {single_below:g}")
+                of_fold = "" if fold is None else f" of fold {fold}"
+                raise self.error(
+                    f"no picture of '{self.split}' has one object{of_fold} that covers less than {single_below:g}"
+                )
 
     def expected(self) -> int | None:
         return None if self.single_below is not None else LENGTHS[self.labels].get(self.split)
@@ -144,7 +151,7 @@ class VOC2012(VOC):
 
     def is_single(self, name: str, share: float) -> bool:
         objects, (width, height) = read_annotation(self.annotation(name))
-        if len(objects) != 1:
+        if len(objects) != 1 or self.fold not in (None, objects[0][0] // FOLD):
             return False
         x0, y0, x1, y1 = objects[0][1]
         return (x1 - x0) * (y1 - y0) < share * width * height

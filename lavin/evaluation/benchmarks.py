@@ -10,6 +10,7 @@ from typing import Any
 
 from lavin import config_dir
 from lavin.errors import InputError
+from lavin.evaluation.episodes import check_seeds
 from lavin.evaluation.framing import CROPS
 from lavin.suggest import unknown
 
@@ -66,8 +67,8 @@ class Benchmark:
     steps: int = 20
     """Points of the time grid, one more than solver steps."""
     guidance: float = 1.5
-    seed: int = 0
-    """Of contexts, degradations and noise."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Of contexts, degradations and noise; with several, all queries are asked once under each of them."""
     metrics: list[str] = field(default_factory=list)
     """See ``lavin.evaluation.measures``; the first is the one that the thesis prints."""
     first: dict[str, int] = field(default_factory=dict)
@@ -90,9 +91,9 @@ class Benchmark:
                 raise InputError(unknown("crop", crop, CROPS))
         if self.resolution < 16 or self.resolution % 16:
             raise InputError(f"resolution is {self.resolution}; it must be a multiple of 16")
-        for name, least in (("pairs", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.pairs < 1:
+            raise InputError(f"pairs is {self.pairs}; it must be at least 1")
+        check_seeds(self.seeds)
         if self.queries.count is not None and self.queries.count < 1:
             raise InputError(f"queries.count is {self.queries.count}; it must be at least 1")
         if not self.metrics:
@@ -128,6 +129,18 @@ class Benchmark:
         for name in ("parts", "published", "metrics", "baselines"):
             del fields[name]
         return fields
+
+
+def check_changes(benchmark: Benchmark, overrides: Sequence[str]) -> None:
+    """Refuse ``key=value`` changes that would change nothing, because each part of the benchmark has its own value.
+
+    Raises:
+        InputError: naming the first such key.
+    """
+    for key in (override.split("=")[0] for override in overrides):
+        parts = [name for name, changes in benchmark.parts.items() if key in changes]
+        if parts and len(parts) == len(benchmark.parts):
+            raise InputError(f"benchmark {benchmark.name}: {key} is its parts' own ({', '.join(parts)}); leave it out")
 
 
 def eval_dir() -> Path:

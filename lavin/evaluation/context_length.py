@@ -70,7 +70,7 @@ class Study:
             self.longest,
             self.steps,
             self.guidance_scale,
-            self.seed,
+            (self.seed,),
             self.pool,
             batch,
             self.precision,

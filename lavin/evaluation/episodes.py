@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -30,8 +30,8 @@ class Settings:
     steps: int = 20
     """Points of the time grid, one more than solver steps."""
     guidance_scale: float = 1.5
-    seed: int = 0
-    """Of episodes and noise."""
+    seeds: tuple[int, ...] = (0,)
+    """Of episodes and noise; with several, all is done once under each of them."""
     pool: int = 512
     """Held-out scenes that episodes are drawn from; photos are all in use."""
     batch: int = 8
@@ -40,9 +40,31 @@ class Settings:
     """``float32``, or ``bfloat16`` by autocast: the weights stay as loaded."""
 
     def __post_init__(self):
-        for name, least in (("queries", 1), ("pairs", 1), ("seed", 0), ("batch", 1)):
+        for name, least in (("queries", 1), ("pairs", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_seeds(self.seeds)
+
+    @property
+    def seed(self) -> int:
+        """The only one, for what is done once."""
+        (seed,) = self.seeds
+        return seed
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that numpy does not take, and one that would count twice.
+
+    Raises:
+        InputError: there is none, one is negative, or one stands there twice.
+    """
+    if not seeds:
+        raise InputError("seeds is empty; name at least one")
+    for seed in seeds:
+        if seed < 0:
+            raise InputError(f"seed is {seed}; it must be at least 0")
+        if list(seeds).count(seed) > 1:
+            raise InputError(f"seed {seed} is given twice; a deviation over seeds needs different ones")
 
 
 def read_and_truth(clip: Tensor, episode: Episode) -> tuple[Any, Any]:

@@ -128,6 +128,7 @@ def pictures(compare: Compare = read_and_truth) -> dict[str, Score]:
         "LPIPS (alex)": Score("", metrics.LPIPS, compare),
         "LPIPS (vgg)": Score("", partial(metrics.LPIPS, backbone="vgg"), compare),
         "FID": Score("", metrics.FID, compare),
+        "KID": Score("", metrics.KID, compare),
     }
 
 

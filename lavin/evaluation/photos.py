@@ -6,7 +6,7 @@ Beside the baselines of every suite, restorations are compared with the classica
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from lavin.data.files import read_levels
 from lavin.data.mixture import Episode, accepted
 from lavin.data.photos import KINDS, CamVid, Photos, open_photos
-from lavin.data.sample import Vocabulary
+from lavin.data.sample import Sample, Vocabulary
 from lavin.errors import InputError
 from lavin.evaluation import report
 from lavin.evaluation.baselines import CLASSICAL, input_copy, skimage_restoration
@@ -32,15 +32,18 @@ from lavin.metrics.restoration import PSNR
 from lavin.pipeline import LavinPipeline
 from lavin.suggest import unknown
 from lavin.tasks import REGISTRY, Definition, HeldOut
+from lavin.tasks.detection import DetectionDefinition
 from lavin.tasks.generation import GenerationTask
 from lavin.tasks.regions import ForegroundDefinition
 
 FOREGROUND = "road"
 """The class of CamVid whose pixels are asked for."""
+DETECTED = "bicyclist"
+"""The class of CamVid whose box is asked for, in pictures where it is in one piece."""
 CLASSES = 5
 """Classes of CamVid that its semantic row draws: those that cover most of the training split."""
 TASKS = {
-    "camvid": ("foreground", "semantic"),
+    "camvid": ("foreground", "semantic", "detection"),
     "rgbd": ("depth", "normals", "depth_to_image", "normals_to_image"),
     "bsds500": ("colorization", "inpainting", "denoising", "edges", "deraining", "demotionblur"),
 }
@@ -49,12 +52,35 @@ CONTEXTS_TRIED = 100
 """Draws of pairs for a query before it is given up: pairs must show every class that the query has."""
 
 
+class InOnePiece(Sequence):
+    """Pictures whose classes have a box where their pixels are 8-connected: CamVid tells no objects apart, and two that
+    touch pass for one."""
+
+    def __init__(self, source: Photos):
+        self.source, self.vocabulary = source, source.vocabulary
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        from scipy.ndimage import label
+
+        sample = self.source[index]
+        pieces = [label(thing.mask[0].numpy(), np.ones((3, 3)))[1] for thing in sample.instances]
+        things = [replace(thing, crowd=count != 1) for thing, count in zip(sample.instances, pieces, strict=True)]
+        return replace(sample, instances=things)
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Both splits of one data set, pictures whole and squashed to the model's size, as ``lavin infer`` does it."""
 
-    train: Photos
-    validation: Photos
+    train: Photos | InOnePiece
+    validation: Photos | InOnePiece
+
+    def of(self, row: Row) -> DataSet:
+        """As the row's task needs its objects."""
+        return DataSet(InOnePiece(self.train), InOnePiece(self.validation)) if row.task.name == "detection" else self
 
     def draw_episode(self, row: Row, pairs: int, seed: int, index: int, held_out: HeldOut | None = None) -> Episode:
         """The ``index``-th question of a row, a function of its arguments alone.
@@ -145,6 +171,8 @@ def make_row(kind: str, name: str, data: DataSet, held_out: HeldOut | None = Non
         return row(metric=PSNR, metric_name="PSNR")
     if name == "foreground":
         return row(draw_definition=lambda rng, vocabulary: ForegroundDefinition(FOREGROUND))
+    if name == "detection":
+        return row(draw_definition=lambda rng, vocabulary: DetectionDefinition(DETECTED))
     if name == "semantic":
         classes = largest_classes(data.train)
         others = tuple(name for name in data.train.vocabulary.classes if name not in classes)
@@ -186,8 +214,8 @@ def evaluate(
     pipeline.check_inputs(settings.steps, settings.guidance_scale, "pt", task=None, ensemble_size=1)
     runner = runner or Runner(Lavin(pipeline, settings), settings)
     for row in tqdm(rows, desc="rows", disable=None):  # None: unless stderr is a terminal
-        draw = partial(data_sets[row.name.split("/")[0]].draw_episode, row, settings.pairs, settings.seed)
-        yield from runner.evaluate(row, partial(draw, held_out=held_out))
+        draw = data_sets[row.name.split("/")[0]].of(row).draw_episode
+        yield from runner.evaluate(row, partial(draw, row, settings.pairs, held_out=held_out))
 
 
 def protocol(
@@ -205,14 +233,14 @@ def protocol(
     definitions = "standard"
     if "camvid" in data_sets:
         semantic = largest_classes(data_sets["camvid"].train)
-        definitions = {"foreground": [FOREGROUND], "semantic": semantic, "others": "standard"}
+        definitions = {"foreground": [FOREGROUND], "detection": [DETECTED], "semantic": semantic, "others": "standard"}
     pictures = {
         kind: {"train": len(data.train), "validation": len(data.validation)} for kind, data in data_sets.items()
     }
     data = {
         "suite": "real",
         "split": "pairs from train, queries from validation",
-        "seeds": {"episodes": settings.seed, "noise": settings.seed},
+        "seeds": {"episodes and noise": list(settings.seeds)},
         "pictures": pictures,
         "definitions": definitions,
     }

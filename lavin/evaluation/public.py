@@ -156,14 +156,17 @@ class Questions:
             found.setdefault(self.pool.class_of(index), []).append(index)
         return found
 
-    def draw(self, index: int) -> PublicEpisode:
+    def draw(self, index: int, seed: int | None = None) -> PublicEpisode:
         """The ``index``-th question.
+
+        Args:
+            seed: of pairs, definition and degradations; None for the benchmark's first.
 
         Raises:
             InputError: the pool has too few pictures.
         """
         benchmark, number = self.benchmark, self.order[index % len(self.order)]
-        rng = episode_rng(benchmark.seed, self.name, index)
+        rng = episode_rng(benchmark.seeds[0] if seed is None else seed, self.name, index)
         class_name = self.queries.class_of(number) if benchmark.same_class else None
         definition = self.define(rng, class_name)
         candidates = self.pool_by_class.get(class_name, []) if benchmark.same_class else range(len(self.pool))
@@ -246,7 +249,7 @@ def settings_of(benchmark: Benchmark, queries: int, batch: int, precision: str) 
         pairs=benchmark.pairs,
         steps=benchmark.steps,
         guidance_scale=benchmark.guidance,
-        seed=benchmark.seed,
+        seeds=tuple(benchmark.seeds),
         batch=batch,
         precision=precision,
     )

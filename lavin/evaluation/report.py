@@ -17,6 +17,7 @@ from rich.table import Table
 
 from lavin import __version__
 from lavin.encoded import fingerprint
+from lavin.evaluation.scores import MODEL, TOKENIZER
 
 if TYPE_CHECKING:
     from lavin.evaluation.episodes import Settings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from lavin.pipeline import LavinPipeline
     from lavin.tasks import HeldOut
 
-VERSION = 2
+VERSION = 3
 """Of protocol and results; files of another one cannot be compared, nor gone on with."""
 DIGITS = 6
 """Decimals in the JSON; the last ones of a float32 mean nothing."""
@@ -68,7 +69,25 @@ def environment(pipeline: LavinPipeline, model: str, settings: Settings, held_ou
         },
         "lavin": __version__,
         "code": code_hash(),
+        "libraries": library_versions(),
     }
+
+
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "scikit-image")
+"""What networks, metrics and classical baselines are computed with."""
+
+
+def library_versions() -> dict[str, str | None]:
+    """None for those that are not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def code_hash() -> str:
@@ -86,7 +105,7 @@ def to_json(protocol: dict[str, Any], results: Sequence[Result]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-OPTIONAL = ("unavailable", "published", "failures")
+OPTIONAL = ("unavailable", "published", "failures", "std", "by_seed")
 """Fields of a result that stand in its record only where they say something."""
 
 
@@ -94,13 +113,13 @@ def to_record(result: Result) -> dict[str, Any]:
     """A result as the JSON has it; the samples have a file of their own."""
     fields = asdict(replace(result, samples=[]))
     del fields["samples"]
-    return {name: tidy(value) for name, value in fields.items() if name not in OPTIONAL or value not in (None, {})}
+    return {name: tidy(value) for name, value in fields.items() if name not in OPTIONAL or value not in (None, {}, [])}
 
 
 def to_csv(results: Sequence[Result]) -> bytes:
-    """One line a query and score: ``task, metric, index, query, pairs`` (ids, blanks between them), then a column for
-    everybody's score of it, empty where there is none."""
-    fixed = ["task", "metric", "index", "query", "pairs"]
+    """One line a query, seed and score: ``task, metric, seed, index, query, pairs`` (ids, blanks between them), then a
+    column for everybody's score of it, empty where there is none."""
+    fixed = ["task", "metric", "seed", "index", "query", "pairs"]
     names = dict.fromkeys(name for result in results for sample in result.samples for name in sample)
     columns = fixed + [name for name in names if name not in fixed]
     text = io.StringIO()
@@ -127,7 +146,8 @@ def tidy(value: Any) -> Any:
 def to_table(protocol: dict[str, Any], results: Sequence[Result]) -> Table:
     """One line a row: its metric, the model, the baselines, and how far the best one's error shrank.
 
-    Of what was published only the first number has room; the JSON has all.
+    With several seeds numbers are mean ± standard deviation. Of what was published only the first number has room;
+    the JSON has all.
     """
     table = Table(title=f"{protocol['suite']}: {protocol['model']['name']}", caption=caption(protocol, results))
     table.add_column("task", no_wrap=True)
@@ -138,16 +158,16 @@ def to_table(protocol: dict[str, Any], results: Sequence[Result]) -> Table:
     for name in (*names, "error reduction", "tokenizer"):
         table.add_column(name, justify="right", no_wrap=name == "others")
     for result in results:
-        numbers = [result.baselines.get(name, math.nan) for name in ("copy_nearest", "mean_target")]
+        numbers = [with_std(result, name) for name in ("copy_nearest", "mean_target")]
         table.add_row(
             result.task,
             f"{result.metric} {'↑' if result.higher_is_better else '↓'}",
-            "unavailable" if result.unavailable else number(result.value),
+            "unavailable" if result.unavailable else with_std(result, MODEL),
             *[number(next(iter(result.published.values()), math.nan))] * published,
-            *map(number, numbers),
-            *[listed(own_baselines(result))] * others,
+            *numbers,
+            *[listed(result, own_baselines(result))] * others,
             "–" if math.isnan(result.error_reduction) else f"{100 * result.error_reduction:+.0f} %",
-            number(result.ceilings.get("tokenizer", math.nan)),
+            with_std(result, TOKENIZER),
         )
     return table
 
@@ -159,18 +179,26 @@ def caption(protocol: dict[str, Any], results: Sequence[Result]) -> str:
         parts += [f"{protocol['queries']} queries, {protocol['pairs']} pairs, {protocol['resolution']} px"]
         parts += [f"{protocol['steps']} steps, guidance {protocol['guidance']:g}"]
     lines = [", ".join([*parts, protocol["precision"]])]
+    seeds = dict.fromkeys(tuple(one["seed"] for one in result.by_seed) for result in results if result.by_seed)
+    lines += [f"mean ± standard deviation over seeds {', '.join(map(str, one))}" for one in seeds]
     lines += dict.fromkeys(result.unavailable for result in results if result.unavailable)
     lines += [f"skipped {row}: {reason}" for row, reason in protocol.get("skipped", {}).items()]
     return "\n".join(lines)
 
 
-def listed(numbers: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in numbers.items())
+def listed(result: Result, names: Sequence[str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {with_std(result, name)}" for name in names)
 
 
-def own_baselines(result: Result) -> dict[str, float]:
-    """Those baselines of a row that not every row has."""
-    return {name: value for name, value in result.baselines.items() if name not in ("copy_nearest", "mean_target")}
+def own_baselines(result: Result) -> list[str]:
+    """Names of those baselines of a row that not every row has."""
+    return [name for name in result.baselines if name not in ("copy_nearest", "mean_target")]
+
+
+def with_std(result: Result, name: str) -> str:
+    """Somebody's value, with its deviation where there are several seeds."""
+    value = number(result.values().get(name, math.nan))
+    return f"{value} ± {result.std[name]:.2g}" if math.isfinite(result.std.get(name, math.nan)) else value
 
 
 def number(value: float) -> str:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from lavin.data.mixture import Episode
 from lavin.evaluation.baselines import BASELINES
+from lavin.evaluation.controls import Controlled, controls_of
 from lavin.evaluation.episodes import Row, Score, Settings, noise_generator
 from lavin.evaluation.predictors import Each, Predictor, perfect
-from lavin.evaluation.scores import Result, error_reduction
+from lavin.evaluation.scores import CODE, MODEL, TOKENIZER, Result, error_reduction, over_seeds
 from lavin.evaluation.shelf import Shelf
-from lavin.metrics.perceptual import Unavailable
-
-MODEL, CODE, TOKENIZER = "model", "code", "tokenizer"
-"""Answers that every row has beside the baselines: the predictor scored, and its ceilings."""
+from lavin.metrics.base import Unavailable
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Runner:
 
     Args:
         model: whose scores are the rows' values.
-        settings: how many queries and pairs, and the seed; what is drawn depends on nothing else.
+        settings: how many queries and pairs, and the seeds; what is drawn depends on nothing else.
         rivals: predictors whose scores stand among the baselines, where they take the task.
         shelf: keeps answers of networks, so that a run that was cut short goes on.
         share: of the batches.
@@ -77,45 +76,51 @@ class Runner:
     shelf: Shelf | None = None
     share: Share = field(default_factory=Share)
 
-    def evaluate(self, row: Row, draw: Callable[[int], Episode], queries: int | None = None) -> list[Result]:
+    def evaluate(self, row: Row, draw: Callable[..., Episode]) -> list[Result]:
         """Score a row's predictions, baselines and ceilings on the same episodes: one result for each of its scores.
 
         Args:
-            draw: the row's episode of that index.
-            queries: how many; None for the settings'.
+            draw: the row's episode, of ``index`` and ``seed``.
 
         Returns:
             Nothing on processes other than the main one.
         """
-        queries = self.settings.queries if queries is None else queries
+        seeds = self.settings.seeds
+        runs = [self.evaluate_once(row, partial(draw, seed=seed), seed) for seed in seeds]
+        return [over_seeds(seeds, results, own_names(row)) for results in zip(*runs, strict=True)]
+
+    def evaluate_once(self, row: Row, draw: Callable[..., Episode], seed: int) -> list[Result]:
+        """As ``evaluate``, under one seed."""
+        queries = self.settings.queries
         tallies = [Tally(score) for score in row.all_scores]
         batches = range(0, queries, self.settings.batch)
         for start in batches[self.share.process :: self.share.processes]:
             indices = range(start, min(start + self.settings.batch, queries))
-            episodes = [draw(index) for index in indices]
-            for name, answers_depth, clips in self.answers(row, start, indices, episodes):
+            episodes = [draw(index=index) for index in indices]
+            for name, answers_depth, clips in self.answers(row, seed, start, indices, episodes):
                 compared: dict[Any, list[tuple[Any, Any]]] = {}
                 for tally in tallies:
                     how = tally.score.compare
                     if not tally.unavailable and how not in compared:
                         compared[how] = [how(clip, episode) for clip, episode in zip(clips, episodes, strict=True)]
-                    tally.add(name, answers_depth, indices, episodes, compared.get(how, []))
+                    tally.add(name, answers_depth, seed, indices, episodes, compared.get(how, []))
         merged = [Tally.merge(parts) for parts in zip(*self.share.gather(tallies))]
         return [self.result(row, tally, queries) for tally in merged] if self.share.is_main else []
 
     def answers(
-        self, row: Row, start: int, indices: Sequence[int], episodes: Sequence[Episode]
+        self, row: Row, seed: int, start: int, indices: Sequence[int], episodes: Sequence[Episode]
     ) -> Iterator[tuple[str, bool, list[Tensor]]]:
         """(name, whether depth tasks are answered with depth, clips) of everybody who answers a batch."""
 
         def generators():
-            return [noise_generator(self.settings.seed, row.name, index) for index in indices]
+            return [noise_generator(seed, row.name, index) for index in indices]
 
         cheap = {name: Each(name, answer) for name, answer in (BASELINES | dict(row.baselines)).items()}
         rivals = {rival.name: rival for rival in self.rivals if rival.takes(row.task)}
-        kept = self.shelf.take(row.name, start) if self.shelf else None
+        controls = {name: Controlled(self.model, change) for name, change in controls_of(row.task).items()}
+        kept = self.shelf.take(row.name, seed, start) if self.shelf else None
         found = {} if kept is None else kept
-        for name, predictor in ({MODEL: self.model} | cheap | rivals | {CODE: Each(CODE, perfect)}).items():
+        for name, predictor in ({MODEL: self.model} | cheap | controls | rivals | {CODE: Each(CODE, perfect)}).items():
             if name not in found:
                 clips = predictor.predict(episodes, generators())
                 if predictor.costly:
@@ -126,14 +131,13 @@ class Runner:
         if TOKENIZER in found:
             yield TOKENIZER, False, found[TOKENIZER]
         if self.shelf and kept is None:
-            self.shelf.put(row.name, start, found)
+            self.shelf.put(row.name, seed, start, found)
 
     def result(self, row: Row, tally: Tally, queries: int) -> Result:
         score, values = tally.score, tally.values()
         ceilings = {name: values.pop(name) for name in (CODE, TOKENIZER) if name in values}
         value = values.pop(MODEL, math.nan)
-        own = {name: number for name, number in values.items() if name in BASELINES or name in row.baselines}
-        reduction = error_reduction(score.name, value, tally.higher_is_better, own) if own else math.nan
+        own = {name: values[name] for name in own_names(row) if name in values}
         return Result(
             row.name,
             score.name,
@@ -142,7 +146,7 @@ class Runner:
             values,
             min(queries, score.first or queries),
             self.settings.pairs,
-            reduction,
+            error_reduction(score.name, value, tally.higher_is_better, own),
             ceilings,
             unavailable=tally.unavailable,
             published=dict(score.published),
@@ -154,7 +158,7 @@ class Runner:
 class Tally:
     """One score of everybody, added up as batches come.
 
-    ``unavailable`` says why there is no number: its metric cannot be built here, or takes no such pictures.
+    ``unavailable`` says why there is no number: its metric cannot be built here, or takes no such pictures or so few.
     """
 
     def __init__(self, score: Score):
@@ -173,6 +177,7 @@ class Tally:
         self,
         name: str,
         answers_depth: bool,
+        seed: int,
         indices: Sequence[int],
         episodes: Sequence[Episode],
         compared: Sequence[tuple[Any, Any]],
@@ -187,13 +192,24 @@ class Tally:
         for index, episode, pair in zip(indices, episodes, compared, strict=True):
             if self.score.first is not None and index >= self.score.first:
                 continue
-            metric.update(*pair)
+            try:
+                metric.update(*pair)
+            except Unavailable as error:
+                self.unavailable, self.samples = str(error), {}
+                return
             if hasattr(metric, "score"):
-                sample = self.samples.setdefault(index, describe(index, episode))
+                sample = self.samples.setdefault(index, describe(seed, index, episode))
                 sample[name] = float(metric.score(*pair))
 
     def values(self) -> dict[str, float]:
-        return {} if self.unavailable else {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        """Everybody's value; none where there is no number, ``unavailable`` says why."""
+        if self.unavailable:
+            return {}
+        try:
+            return {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        except Unavailable as error:
+            self.unavailable, self.samples = str(error), {}
+            return {}
 
     def failures(self) -> int | None:
         """Pictures that the model drew upside down, where the metric looks for such."""
@@ -212,6 +228,8 @@ class Tally:
                     first.metrics[name].merge_state(metric)
                 else:
                     first.metrics[name] = metric
+        if first.unavailable:
+            first.samples = {}
         return first
 
 
@@ -225,6 +243,11 @@ def nowhere() -> bool:
     return False
 
 
-def describe(index: int, episode: Episode) -> dict[str, Any]:
+def own_names(row: Row) -> list[str]:
+    """Baselines whose error the model is to reduce; controls and other people's networks only stand beside it."""
+    return [*BASELINES, *row.baselines]
+
+
+def describe(seed: int, index: int, episode: Episode) -> dict[str, Any]:
     pairs = " ".join(sample.id for sample in episode.pair_samples)
-    return {"index": index, "query": episode.query_sample.id, "pairs": pairs}
+    return {"seed": seed, "index": index, "query": episode.query_sample.id, "pairs": pairs}

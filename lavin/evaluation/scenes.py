@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,12 +218,7 @@ def evaluate_row(
 
 def run_row(runner: Runner, pool: Pool, row: Row, held_out: HeldOut | None = None) -> list[Result]:
     """Score one row on episodes from a pool; see ``Runner``."""
-    settings = runner.settings
-
-    def draw(index: int) -> Episode:
-        return draw_episode(pool, row, settings.pairs, settings.seed, index, held_out)
-
-    return runner.evaluate(row, draw)
+    return runner.evaluate(row, partial(draw_episode, pool, row, runner.settings.pairs, held_out=held_out))
 
 
 def protocol(pipeline: LavinPipeline, model: str, settings: Settings, held_out: HeldOut | None) -> dict[str, Any]:
@@ -231,7 +227,7 @@ def protocol(pipeline: LavinPipeline, model: str, settings: Settings, held_out: 
     Args:
         model: its name, not its place.
     """
-    seeds = {"scenes": SCENES_SEED, "episodes": settings.seed, "noise": settings.seed}
+    seeds = {"scenes": SCENES_SEED, "episodes and noise": list(settings.seeds)}
     data = {"suite": "scenes", "split": SPLIT, "seeds": seeds, "pool": settings.pool, "definitions": "standard"}
     return data | report.protocol(pipeline, model, settings, held_out)
 

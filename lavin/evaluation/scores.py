@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from lavin.data.mixture import Episode
+
+MODEL, CODE, TOKENIZER = "model", "code", "tokenizer"
+"""Answers that every row has beside the baselines: the predictor scored, and its ceilings."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Result:
     value: float
     higher_is_better: bool
     baselines: dict[str, float]
-    """``copy_nearest``, ``mean_target`` and the row's own, by the same metric on the same queries."""
+    """``copy_nearest``, ``mean_target``, the row's own, controls and other people's networks, by the same metric on the
+    same queries."""
     queries: int
     pairs: int
     error_reduction: float
@@ -33,9 +38,53 @@ class Result:
     published: dict[str, float] = field(default_factory=dict)
     """Method -> its value by the same protocol, as published."""
     failures: int | None = None
-    """Depth: predictions that were upside down, negative scale after alignment."""
+    """Depth: predictions that were upside down, negative scale after alignment; of all seeds."""
+    std: dict[str, float] = field(default_factory=dict)
+    """Several seeds, whose means the numbers above are: everybody's sample standard deviation (n - 1)."""
+    by_seed: list[dict[str, Any]] = field(default_factory=list)
+    """Several seeds: one record each, ``seed`` and everybody's value under it."""
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    """One record a query: ``index``, ``query``, ``pairs``, and everybody's score by name."""
+    """One record a query: ``seed``, ``index``, ``query``, ``pairs``, and everybody's score by name."""
+
+    def values(self) -> dict[str, float]:
+        """Everybody's value by name: the model, the baselines, the ceilings."""
+        return {MODEL: self.value, **self.baselines, **self.ceilings}
+
+
+def over_seeds(seeds: Sequence[int], results: Sequence[Result], compared: Sequence[str]) -> Result:
+    """One score's results under several seeds as one: means, standard deviations, and each seed's values.
+
+    A value that one seed has not is none of their mean either: NaN.
+
+    Args:
+        results: one a seed, of the same row and metric.
+        compared: names of the baselines whose error is to be reduced.
+    """
+    first, *others = results
+    if not others:
+        return first
+    every = [result.values() for result in results]
+    mean = {name: float(np.mean([values[name] for values in every])) for name in every[0]}
+    std = {name: float(np.std([values[name] for values in every], ddof=1)) for name in every[0]}
+    failures = [result.failures for result in results if result.failures is not None]
+    baselines = {name: mean[name] for name in first.baselines}
+    return replace(
+        first,
+        value=mean[MODEL],
+        baselines=baselines,
+        ceilings={name: mean[name] for name in first.ceilings},
+        error_reduction=error_reduction(
+            first.metric,
+            mean[MODEL],
+            first.higher_is_better,
+            {name: baselines[name] for name in compared if name in baselines},
+        ),
+        unavailable=next((result.unavailable for result in results if result.unavailable), None),
+        failures=sum(failures) if failures else None,
+        std=std,
+        by_seed=[{"seed": seed, **values} for seed, values in zip(seeds, every, strict=True)],
+        samples=[sample for result in results for sample in result.samples],
+    )
 
 
 def score(episodes: Sequence[Episode], clips: Sequence[Tensor], new_metric: Callable | None = None) -> float:
@@ -62,8 +111,13 @@ def error(metric: str, value: float, higher_is_better: bool) -> float:
 
 
 def error_reduction(metric: str, value: float, higher_is_better: bool, baselines: dict[str, float]) -> float:
-    """1 - error / the smallest error of the baselines: 1 is perfect, 0 no better than a baseline, negative worse."""
+    """1 - error / the smallest error of the baselines: 1 is perfect, 0 no better than a baseline, negative worse.
+
+    NaN where there is nothing to compare with, or nothing to reduce.
+    """
+    if not baselines:
+        return math.nan
     best = min(error(metric, baseline, higher_is_better) for baseline in baselines.values())
     if best == 0:
-        return math.nan  # nothing to reduce
+        return math.nan
     return 1 - error(metric, value, higher_is_better) / best

@@ -43,15 +43,15 @@ class Shelf:
         except OSError as error:
             raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
 
-    def path(self, row: str, start: int) -> Path:
-        return self.folder / row.replace("/", "-") / f"{start:06}.safetensors"
+    def path(self, row: str, seed: int, start: int) -> Path:
+        return self.folder / row.replace("/", "-") / f"seed-{seed}" / f"{start:06}.safetensors"
 
-    def take(self, row: str, start: int) -> dict[str, list[Tensor]] | None:
+    def take(self, row: str, seed: int, start: int) -> dict[str, list[Tensor]] | None:
         """Name -> clips of the batch that begins with this query; None if it was not answered yet."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self.path(row, start)
+        path = self.path(row, seed, start)
         if not path.is_file():
             return None
         try:
@@ -59,11 +59,11 @@ class Shelf:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: damaged ({error}); remove it, and its batch is done again") from error
 
-    def put(self, row: str, start: int, answers: Mapping[str, Sequence[Tensor]]) -> None:
+    def put(self, row: str, seed: int, start: int, answers: Mapping[str, Sequence[Tensor]]) -> None:
         """Keep a batch's answers, whole or not at all."""
         from safetensors.torch import save
 
-        path = self.path(row, start)
+        path = self.path(row, seed, start)
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, save({name: torch.stack(list(clips)).contiguous() for name, clips in answers.items()}))
 

@@ -143,7 +143,7 @@ def benchmark_suite(
 
 
 def choose_benchmarks(tasks: Sequence[str] | None, overrides: Sequence[str] = ()) -> list[Benchmark]:
-    """The benchmarks that come with the package, or those of some tasks."""
+    """The benchmarks that come with the package, or those of some tasks; parts with values of their own keep them."""
     chosen = [read_benchmark(name, overrides) for name in thesis_benchmarks()]
     if tasks is None:
         return chosen
@@ -243,4 +243,5 @@ def from_record(record: dict[str, Any]) -> Result:
         error_reduction=number(result.error_reduction),
         baselines={name: number(value) for name, value in result.baselines.items()},
         ceilings={name: number(value) for name, value in result.ceilings.items()},
+        std={name: number(value) for name, value in result.std.items()},
     )

@@ -6,7 +6,7 @@ In a ``torchmetrics.MetricCollection`` pass ``compute_groups=False``: it guesses
 keep equal sums, and two of ours that both happen to start with 0 would be taken for one.
 """
 
-from lavin.metrics.base import PooledMean, SampleMean
+from lavin.metrics.base import PooledMean, SampleMean, Unavailable, Unscorable
 from lavin.metrics.detection import AveragePrecision
 from lavin.metrics.edges import EdgeF, EdgeODS, EdgeOIS
 from lavin.metrics.geometry import (
@@ -24,7 +24,7 @@ from lavin.metrics.geometry import (
 from lavin.metrics.keypoints import PCK, MeanOKS
 from lavin.metrics.optical_flow import EndPointError, FlowOutliers
 from lavin.metrics.panoptic import PanopticQuality
-from lavin.metrics.perceptual import FID, KID, LPIPS, Unavailable
+from lavin.metrics.perceptual import FID, KID, LPIPS
 from lavin.metrics.regions import (
     BoxIoU,
     FBIoU,
@@ -76,6 +76,7 @@ __all__ = [
     "PrecisionAt",
     "SampleMean",
     "Unavailable",
+    "Unscorable",
     "VideoF",
     "VideoJ",
     "VideoJF",

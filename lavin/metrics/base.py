@@ -36,6 +36,14 @@ def finite(values: Tensor, what: str) -> Tensor:
     return values
 
 
+class Unavailable(RuntimeError):
+    """A metric that cannot be computed on this machine; its text is the reason. It is never a score of 0."""
+
+
+class Unscorable(Unavailable, ValueError):
+    """Pictures of which a metric cannot be computed: too small for its network, or too few for a distribution."""
+
+
 class SampleMean(Metric):
     """Mean of ``score(prediction, truth)`` over samples; samples whose score is NaN have nothing to score."""
 

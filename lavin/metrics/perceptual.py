@@ -20,7 +20,7 @@ from torchmetrics.image.kid import poly_mmd
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchmetrics.utilities import dim_zero_cat
 
-from lavin.metrics.base import SampleMean
+from lavin.metrics.base import SampleMean, Unavailable, Unscorable
 from lavin.metrics.restoration import levels, picture_pair
 
 BACKBONES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
@@ -29,10 +29,6 @@ INCEPTION = (
 )
 LPIPS_SMALLEST = 32
 """Side of the smallest picture that survives the backbones' pooling."""
-
-
-class Unavailable(RuntimeError):
-    """A metric that cannot be computed on this machine; its text is the reason. It is never a score of 0."""
 
 
 def weights_on_disk(url: str, metric: str) -> Path:
@@ -82,7 +78,8 @@ class LPIPS(SampleMean):
 
     Raises:
         Unavailable: the backbone's weights are not on this machine.
-        ValueError: an unknown backbone; in ``update``: as ``picture_pair``, or the pictures are too small.
+        Unscorable: in ``update``: the pictures are too small.
+        ValueError: an unknown backbone; in ``update``: as ``picture_pair``.
     """
 
     higher_is_better = False
@@ -97,7 +94,7 @@ class LPIPS(SampleMean):
         found, true = picture_pair(prediction, truth)
         if min(found.shape[2:]) < LPIPS_SMALLEST:
             height, width = found.shape[2:]
-            raise ValueError(f"LPIPS needs {LPIPS_SMALLEST} pixels a side at least; this picture is {width}x{height}")
+            raise Unscorable(f"LPIPS needs {LPIPS_SMALLEST} pixels a side at least; this picture is {width}x{height}")
         frames = [clip.clamp(-1, 1).float().transpose(0, 1) for clip in (found, true)]
         return self.network(*frames).double().mean()
 
@@ -115,6 +112,7 @@ class FID(FrechetInceptionDistance):
 
     Raises:
         Unavailable: torch-fidelity is not installed, or Inception's weights are not on this machine.
+        Unscorable: in ``compute``: fewer than two pictures.
         ValueError: in ``update``: as ``picture_pair``.
     """
 
@@ -130,6 +128,11 @@ class FID(FrechetInceptionDistance):
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         for clip, real in zip(picture_pair(prediction, truth), (False, True)):
             super().update(levels(clip).to(torch.uint8).transpose(0, 1), real)
+
+    def compute(self) -> Tensor:
+        if self.fake_features_num_samples < 2:
+            raise Unscorable(f"FID needs two pictures at least, not {int(self.fake_features_num_samples)}")
+        return super().compute()
 
 
 class KID(Metric):
@@ -148,7 +151,8 @@ class KID(Metric):
 
     Raises:
         Unavailable: as ``FID``.
-        ValueError: in ``update``: as ``picture_pair``; in ``compute``: fewer than two pictures.
+        Unscorable: in ``compute``: fewer than two pictures.
+        ValueError: in ``update``: as ``picture_pair``.
     """
 
     higher_is_better = False
@@ -174,7 +178,7 @@ class KID(Metric):
     def compute(self) -> Tensor:
         found, true = (self.in_order(kept) for kept in (self.predicted, self.true))
         if len(found) < 2:
-            raise ValueError(f"KID needs two pictures at least, not {len(found)}")
+            raise Unscorable(f"KID needs two pictures at least, not {len(found)}")
         size = min(self.subset_size, len(found))
         drawn = np.random.default_rng(0)
         distances = [

@@ -1,19 +1,24 @@
 """The thesis' benchmarks on miniatures: a perfect predictor scores perfectly, a constant one what arithmetic says."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from lavin import metrics
 from lavin.errors import InputError
 from lavin.evaluation import public
 from lavin.evaluation.benchmarks import read_benchmark, thesis_benchmarks
+from lavin.evaluation.episodes import Score
 from lavin.evaluation.predictors import Each, constant, perfect
 from lavin.evaluation.runner import Runner
 from lavin.metrics import perceptual
 from tests.evaluation import miniature
 from tests.evaluation.miniature import BORDERS, BOXES, COLOURS, HEIGHT, MASKS, SIZE, STRAY, WIDTH, share
 
-SMALL = [f"resolution={SIZE}", "pairs=2", "queries.count=2"]
+SMALL = [f"resolution={SIZE}", "pairs=2", "queries.count=2", "seeds=[0]"]
 PHOTOS = [*SMALL, "queries.names=null"]
 BLACK, GREY, WHITE = -1.0, 0.0, 1.0
 TEN = {
@@ -40,6 +45,15 @@ def scores(asked, answer):
     return {result.metric: result.value for result in results}
 
 
+class Colours(torch.nn.Module):
+    """A picture's mean colour, in Inception's place."""
+
+    num_features = 3
+
+    def forward(self, pictures):
+        return pictures.float().mean((2, 3))
+
+
 def psnr(error_levels, pixels=1.0):
     """Of pictures that are wrong by so much in so large a share of their pixels, mean over pictures."""
     errors = np.array([np.mean(np.square(error)) for error in error_levels])
@@ -47,11 +61,18 @@ def psnr(error_levels, pixels=1.0):
 
 
 def test_the_ten_tasks_and_the_refcoco_family_have_their_protocols():
-    assert {*thesis_benchmarks()} == TEN | {"refcoco", "refcoco_plus", "refcocog", "bsds500_edges"}
+    assert {*thesis_benchmarks()} == TEN | {
+        "refcoco",
+        "refcoco_plus",
+        "refcocog",
+        "bsds500_edges",
+        "voc_detection_folds",
+    }
     for name in thesis_benchmarks():
         for benchmark in read_benchmark(name).rows().values():
             assert (benchmark.resolution, benchmark.steps, benchmark.guidance) == (256, 20, 1.5)
             assert benchmark.pairs == 8 and benchmark.mask
+            assert len(benchmark.seeds) == 1 if name == "voc_detection" else benchmark.seeds == [0, 1, 2]
             assert {*benchmark.published} <= {*benchmark.metrics}
     counts = {name: read_benchmark(name).queries.count for name in ("pascal5i_foreground", "nyuv2_depth")}
     assert counts == {"pascal5i_foreground": 1000, "nyuv2_depth": None}
@@ -91,12 +112,22 @@ def test_class_miou_pools_areas_where_miou_averages_episodes(data):
 
 def test_detection(data):
     asked = questions(data, "voc_detection", *SMALL, part="split2")
-    assert asked.benchmark.seed == 1
+    assert asked.benchmark.seeds == [1]
     assert scores(asked, perfect) == {"mIoU": 1}
     assert scores(asked, constant(WHITE))["mIoU"] == pytest.approx(
         np.mean([share(box) for box in BOXES["val"]]), abs=1e-6
     )
     assert scores(asked, constant(BLACK))["mIoU"] == 0
+
+
+def test_detection_by_folds_asks_about_five_classes(data):
+    """The miniature's boats are of the first fold: it asks what the seeds' splits ask, and the others have nothing."""
+    asked = questions(data, "voc_detection_folds", *SMALL, part="fold0")
+    assert scores(asked, perfect) == {"mIoU": 1}
+    wanted = np.mean([share(box) for box in BOXES["val"]])
+    assert scores(asked, constant(WHITE))["mIoU"] == pytest.approx(wanted, abs=1e-6)
+    with pytest.raises(InputError, match="no picture of 'val' has one object of fold 2"):
+        questions(data, "voc_detection_folds", *SMALL, part="fold2")
 
 
 def test_edges_are_judged_by_what_people_drew(data):
@@ -135,7 +166,10 @@ def test_contexts_are_nested_and_functions_of_seed_and_index(data):
     long = questions(data, "imagenet_deraining", *PHOTOS, "pairs=3").draw(1)
     assert torch.equal(short.query.input, long.query.input) and short.definition == long.definition
     assert torch.equal(short.pairs[0].input, long.pairs[0].input)
-    other = questions(data, "imagenet_deraining", *PHOTOS, "pairs=1", "seed=1").draw(1)
+    assert torch.equal(
+        questions(data, "imagenet_deraining", *PHOTOS, "pairs=1").draw(1, seed=0).query.input, short.query.input
+    )
+    other = questions(data, "imagenet_deraining", *PHOTOS, "pairs=1", "seeds=[1]").draw(1)
     assert not torch.equal(short.query.input, other.query.input)
 
 
@@ -233,7 +267,7 @@ def test_generation_without_backbones_has_a_reason_and_no_number(data, name, mon
     asked = questions(data, name, *SMALL, "queries.count=1", *changes)
     settings = public.settings_of(asked.benchmark, 1, 1, "float32")
     results = Runner(Each("model", perfect), settings).evaluate(asked.row(), asked.draw)
-    assert [result.metric for result in results] == ["LPIPS (alex)", "LPIPS (vgg)", "FID"]
+    assert [result.metric for result in results] == ["LPIPS (alex)", "LPIPS (vgg)", "FID", "KID"]
     for result in results:
         assert np.isnan(result.value) and "unavailable" in result.unavailable
     episode = asked.draw(0)
@@ -243,12 +277,6 @@ def test_generation_without_backbones_has_a_reason_and_no_number(data, name, mon
 
 def test_lpips_and_fid_of_the_truth_are_0_where_there_are_backbones(data, monkeypatch):
     """With a feature network made here in Inception's place; equal sets have distance 0."""
-
-    class Colours(torch.nn.Module):
-        num_features = 3
-
-        def forward(self, pictures):
-            return pictures.float().mean((2, 3))
 
     class SmallFID(perceptual.FID):
         def __init__(self):
@@ -265,6 +293,42 @@ def test_lpips_and_fid_of_the_truth_are_0_where_there_are_backbones(data, monkey
     expected = np.square(colours.mean(0)).sum() + np.cov(colours.T).trace()  # the black set has mean and covariance 0
     assert found.value == pytest.approx(expected, rel=1e-3)
     assert found.samples == []
+
+
+def test_pictures_too_small_or_too_few_for_a_metric_are_a_reason_and_no_number(data, random_squeezenet):
+    class SmallFID(perceptual.FID):
+        def __init__(self):
+            super().__init__(features=Colours())
+
+    asked = questions(data, "imagenet_colorization", *PHOTOS, "resolution=16")
+    settings = public.settings_of(asked.benchmark, 1, 1, "float32")
+    scores = (Score("LPIPS", partial(perceptual.LPIPS, "squeeze")), Score("FID", SmallFID), Score("PSNR", metrics.PSNR))
+    row = replace(asked.row(), scores=scores)
+    lpips, fid, psnr = Runner(Each("model", perfect), settings).evaluate(row, asked.draw)
+    assert lpips.unavailable == "LPIPS needs 32 pixels a side at least; this picture is 16x16"
+    assert fid.unavailable == "FID needs two pictures at least, not 1"
+    for result in (lpips, fid):
+        assert np.isnan(result.value) and not result.baselines and not result.samples
+    assert psnr.value == 100 and psnr.unavailable is None and len(psnr.samples) == 1
+
+
+def test_who_reads_the_caption_scores_lower_when_the_query_has_none(data):
+    """The strip of pairs stays, that of the query is white; a model that sees only the photo would lose nothing."""
+    asked = questions(data, "refcoco", "resolution=64", "pairs=2", "seeds=[0]", part="val")
+
+    def reads(episode):
+        strip = episode.query.input[:, :, -8:]
+        assert all((pair.input[:, :, -8:] < 0).any() for pair in episode.pairs)
+        return episode.target if (strip < 0).any() else torch.full_like(episode.target, BLACK)
+
+    settings = public.settings_of(asked.benchmark, 2, 2, "float32")
+    results = Runner(Each("model", reads), settings).evaluate(asked.row(), asked.draw)
+    (found,) = (result for result in results if result.metric == "mIoU")
+    assert found.value > 0.97 and found.baselines["blank_caption"] == 0
+    best = max(found.baselines[name] for name in ("copy_nearest", "mean_target", "all_foreground"))
+    assert found.error_reduction == pytest.approx(1 - (1 - found.value) / (1 - best))  # a control is no baseline
+    results = Runner(Each("model", perfect), settings).evaluate(asked.row(), asked.draw)
+    assert results[0].baselines["blank_caption"] == results[0].value
 
 
 @pytest.mark.parametrize("resolution", [64])

@@ -27,6 +27,7 @@ PAIRS = 2
 ROWS = [
     "camvid/foreground",
     "camvid/semantic",
+    "camvid/detection",
     "rgbd/depth",
     "rgbd/normals",
     "rgbd/depth_to_image",
@@ -50,11 +51,22 @@ def write_smooth_photos(folder, split, count=4):
         Image.new("L", (WIDTH, HEIGHT)).save(folder / split / "boundaries" / f"{number}.png")
 
 
+def leave_one_bicyclist(file):
+    """Of the mosaic's four tiles of 12 pixels the first: 2 % of the picture."""
+    labels = np.array(Image.open(file))
+    row, column = np.argwhere(labels == 10)[0]
+    labels[labels == 10] = 3
+    labels[row : row + 12, column : column + 12] = 10
+    Image.fromarray(labels).save(file)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     for split in ("train", "val"):
         write_camvid(root / "camvid", split, count=4)
+        for file in (root / "camvid" / split / "labels").iterdir():
+            leave_one_bicyclist(file)
         write_smooth_photos(root / "bsds500", split)
     write_rgbd(root / "rgbd", [plane_depth(unit(0.02 * number, 0.3, 0.8)) for number in range(20)])
     return root
@@ -80,7 +92,7 @@ def command():
 
 
 def draw(data_sets, row, pairs=PAIRS, seed=0, index=0, **options):
-    return data_sets[row.name.split("/")[0]].draw_episode(row, pairs, seed, index, **options)
+    return data_sets[row.name.split("/")[0]].of(row).draw_episode(row, pairs, seed, index, **options)
 
 
 def same(first, second):
@@ -128,6 +140,28 @@ def test_the_truth_scores_perfectly(data_sets, rows, name):
 def test_foreground_is_the_road(data_sets, rows):
     episode = draw(data_sets, rows["camvid/foreground"])
     assert torch.equal(episode.truth, episode.query_sample.semantic == 3)
+
+
+def test_detection_asks_for_the_box_of_what_is_in_one_piece(data_sets, rows, tmp_path):
+    """One tile of bicyclist has a box; classes of several tiles are still crowds, and torn ones are not asked for."""
+    row = rows["camvid/detection"]
+    episode = draw(data_sets, row)
+    seen = episode.query_sample.semantic[0] == 10
+    y, x = seen.nonzero(as_tuple=True)
+    box = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    box[:, y.min() : y.max() + 1, x.min() : x.max() + 1] = True
+    assert torch.equal(episode.truth, box) and 0.01 < box.float().mean() < 0.03
+    crowds = [thing.class_name for thing in episode.query_sample.instances if thing.crowd]
+    assert "sky" in crowds and "bicyclist" not in crowds
+    for split in ("train", "val"):
+        write_camvid(tmp_path / "camvid", split, count=3)
+    for number in range(2):
+        leave_one_bicyclist(tmp_path / f"camvid/train/labels/{number:03}.png")
+    leave_one_bicyclist(tmp_path / "camvid/val/labels/001.png")
+    torn = photos.open_data_sets(tmp_path, SIZE)
+    assert {draw(torn, row, index=index).query_sample.id for index in range(4)} == {"camvid/validation/1"}
+    with pytest.raises(InputError, match="2 training pictures fit, not 3"):
+        draw(torn, row, pairs=3)
 
 
 def test_semantic_draws_the_largest_classes_in_colours_of_each_context(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchmetrics
 
 from lavin.errors import InputError
 from lavin.evaluation import foreign, suites
@@ -23,6 +24,7 @@ SCENES = [
     *("--steps", "4", "--pool", "24", "--batch", "2"),
 ]
 SMALL = ["--resolution", "32", "--pairs", "2", "--steps", "4", "--batch", "2", "queries.names=null", "first={}"]
+ONCE = ["--seed", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def test_a_benchmark_by_its_file(command, model, data, tmp_path, capsys):
     """Everything that the numbers depend on is in the report; scores of samples lie beside it."""
     config = str(ROOT / "configs/eval/imagenet_colorization.yaml")
     out = tmp_path / "report.json"
-    arguments = [config, *SMALL, "--data", str(data), "--model", str(model), "--out", str(out), "metrics=[PSNR]"]
+    arguments = [config, *SMALL, *ONCE, "--data", str(data), "--model", str(model), "--out", str(out), "metrics=[PSNR]"]
     assert command(arguments) == 0
     found = json.loads(out.read_text())
     (result,), protocol = found["results"], found["protocol"]
@@ -53,9 +55,10 @@ def test_a_benchmark_by_its_file(command, model, data, tmp_path, capsys):
     assert (described["resolution"], described["crop"], described["scored"]) == (32, "centre", "whole")
     assert described["queries"]["samples"] == 2 and len(described["queries"]["list_sha256"]) == 16
     assert {"version", "code", "model", "seen", "precision", "device"} <= set(protocol)
+    assert protocol["libraries"]["torchmetrics"] == torchmetrics.__version__
     lines = (tmp_path / "report.samples.csv").read_text().splitlines()
-    assert lines[0] == "task,metric,index,query,pairs,model,copy_nearest,mean_target,grey_copy,code,tokenizer"
-    values = [float(line.split(",")[5]) for line in lines[1:]]
+    assert lines[0] == "task,metric,seed,index,query,pairs,model,copy_nearest,mean_target,grey_copy,code,tokenizer"
+    values = [float(line.split(",")[6]) for line in lines[1:]]
     assert sum(values) / 2 == pytest.approx(result["value"], abs=1e-4)
     assert not (tmp_path / "report.json.partial").exists()
     capsys.readouterr()
@@ -64,38 +67,91 @@ def test_a_benchmark_by_its_file(command, model, data, tmp_path, capsys):
 
 
 def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(command, model, tmp_path, monkeypatch, capsys):
-    arguments = [*SCENES, "--model", str(model)]
+    arguments = [*SCENES, "--seed", "0,3", "--model", str(model)]
     assert command([*arguments, "--out", str(tmp_path / "whole.json")]) == 0
     put, asked = suites.Shelf.put, []
 
-    def cut(self, row, start, answers):
-        if len(asked) == 4:
+    def cut(self, row, seed, start, answers):
+        if len(asked) == 7:
             raise KeyboardInterrupt
-        asked.append((row, start))
-        put(self, row, start, answers)
+        asked.append((row, seed, start))
+        put(self, row, seed, start, answers)
 
     out = tmp_path / "cut.json"
     with monkeypatch.context() as patch:
         patch.setattr(suites.Shelf, "put", cut)
         assert command([*arguments, "--out", str(out)]) == 130
-    assert not out.exists() and asked[-1] == ("depth", 0)
+    assert not out.exists() and asked[-1] == ("depth", 0, 0)
     assert command([*arguments, "--steps", "6", "--out", str(out)]) == 2
     assert "steps 4, and this one has 6" in capsys.readouterr().err
 
-    def note(self, row, start, answers):
-        asked.append((row, start))
-        put(self, row, start, answers)
+    def note(self, row, seed, start, answers):
+        asked.append((row, seed, start))
+        put(self, row, seed, start, answers)
 
     monkeypatch.setattr(suites.Shelf, "put", note)
     assert command([*arguments, "--out", str(out)]) == 0
-    assert asked[4:] == [("depth", 2), ("depth", 4)]  # nothing is answered twice
+    left = [("depth", 0, 2), ("depth", 0, 4), ("depth", 3, 0), ("depth", 3, 2), ("depth", 3, 4)]
+    assert asked[7:] == left  # nothing is answered twice
     for name in (".json", ".samples.csv"):
         assert out.with_suffix(name).read_bytes() == (tmp_path / "whole").with_suffix(name).read_bytes()
 
 
+def test_several_seeds_give_the_mean_and_deviation_of_runs_with_one(command, model, tmp_path, capsys):
+    """By hand, from three reports: mean and sample standard deviation of everybody; samples are those of the three."""
+    import csv
+    import statistics
+
+    def run(seed):
+        out = tmp_path / f"{seed}.json"
+        assert command([*SCENES, "--seed", seed, "--model", str(model), "--out", str(out)]) == 0
+        with out.with_suffix(".samples.csv").open() as lines:
+            return json.loads(out.read_text()), list(csv.DictReader(lines))
+
+    alone = [run(seed) for seed in ("0", "5", "7")]
+    capsys.readouterr()
+    report, samples = run("0,5,7")
+    printed = capsys.readouterr().out
+    assert report["protocol"]["seeds"] == {"scenes": 0, "episodes and noise": [0, 5, 7]}
+    assert alone[1][0]["protocol"]["seeds"]["episodes and noise"] == [5]
+    for number, result in enumerate(report["results"]):
+        runs = [one["results"][number] for one, _ in alone]
+        assert all("std" not in one and "by_seed" not in one for one in runs)
+        everybody = [{"model": one["value"], **one["baselines"], **one["ceilings"]} for one in runs]
+        assert result["by_seed"] == [{"seed": seed, **values} for seed, values in zip((0, 5, 7), everybody)]
+        assert set(result["std"]) == {"model", "copy_nearest", "mean_target", "code", "tokenizer"}
+        for name, std in result["std"].items():
+            values = [one[name] for one in everybody]
+            found = {"model": result["value"], **result["baselines"], **result["ceilings"]}[name]
+            assert found == pytest.approx(statistics.mean(values), abs=2e-6)
+            assert std == pytest.approx(statistics.stdev(values), abs=2e-6)
+        assert result["std"]["model"] > 0 and result["queries"] == 5
+        best = min if not result["higher_is_better"] else max
+        error = [result["value"], best(result["baselines"].values())]
+        if result["higher_is_better"]:
+            error = [1 - value for value in error]
+        assert result["error_reduction"] == pytest.approx(1 - error[0] / error[1], abs=1e-4)
+        assert f"{result['value']:.3g} ± {result['std']['model']:.2g}" in printed
+    assert "mean ± standard deviation over seeds 0, 5, 7" in printed
+    assert {(sample["task"], sample["seed"]) for sample in samples} == {
+        (task, seed) for task in ("foreground", "depth") for seed in "057"
+    }
+    for task in ("foreground", "depth"):
+        singles = [sample for _, lines in alone for sample in lines if sample["task"] == task]
+        assert [sample for sample in samples if sample["task"] == task] == singles
+    out = tmp_path / "0,5,7.json"
+    before = out.read_bytes(), out.with_suffix(".samples.csv").read_bytes()
+    assert command([*SCENES, "--seed", "0,5,7", "--model", str(model), "--out", str(out), "--force"]) == 0
+    assert (out.read_bytes(), out.with_suffix(".samples.csv").read_bytes()) == before
+    assert command([*SCENES, "--seed", "0,5,7", "--model", str(model), "--out", str(out)]) == 0  # read from the report
+    shown = capsys.readouterr().out
+    assert "was there already" in shown and "± " in shown
+
+
 @pytest.mark.slow
 def test_two_processes_write_what_one_does(command, model, tmp_path):
-    arguments = [*SCENES, "--tasks", "foreground", "--queries", "3", "--model", str(model), "--device", "cpu"]
+    arguments = [*SCENES, "--tasks", "foreground", "--queries", "3", "--seed", "0,1"]
+    arguments += ["--model", str(model), "--device", "cpu"]
     assert command([*arguments, "--out", str(tmp_path / "one.json")]) == 0
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "eval/benchmark.py"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -111,8 +167,8 @@ def test_two_processes_write_what_one_does(command, model, tmp_path):
 def test_other_results_are_kept(command, model, tmp_path, capsys):
     out = tmp_path / "report.json"
     for content, message in (
-        ('{"protocol": {"suite": "scenes"}, "results": []}', "protocol version 1, and this is version 2"),
-        ('{"protocol": {"version": 2, "suite": "real"}, "results": []}', 'suite "real", and this one has "scenes"'),
+        ('{"protocol": {"suite": "scenes"}, "results": []}', "protocol version 1, and this is version 3"),
+        ('{"protocol": {"version": 3, "suite": "real"}, "results": []}', 'suite "real", and this one has "scenes"'),
         ("mine", "--force"),
     ):
         out.write_text(content)
@@ -138,6 +194,14 @@ def test_other_results_are_kept(command, model, tmp_path, capsys):
         ("nyuv2_depth --data {data} --baseline {data}", "holds no model"),
         ("--suite thesis --data {data} --tasks pose", "no benchmark of pose"),
         ("--suite scenes --resolution 64", "--resolution is for benchmarks"),
+        ("--suite scenes --seed 0,x", "seed is '0,x'; give a whole number, or several as 0,1,2"),
+        ("--suite scenes --seed 0,1,", "seed is '0,1,'"),
+        ("--suite scenes --seed 0,-1", "seed is -1; it must be at least 0"),
+        ("--suite scenes --seed 1,0,1", "seed 1 is given twice"),
+        ("nyuv2_depth --data {data} seeds=[2,2]", "seed 2 is given twice"),
+        ("nyuv2_depth --data {data} seeds=[]", "seeds is empty"),
+        ("voc_detection --data {data} --seed 4", "seeds is its parts' own (split1, split2, split3, split4)"),
+        ("refcoco --data {data} queries.split=test", "queries.split is its parts' own (val, testA, testB)"),
     ],
 )
 def test_mistakes_are_one_line(command, model, data, arguments, message, capsys):
@@ -151,14 +215,20 @@ def test_the_thesis_suite_runs_what_has_its_data(command, model, data, tmp_path)
     """G-Ref and RefCOCO+ are not there, ImageNet's miniature has other names: they are skipped, with the reason."""
     out = tmp_path / "report.json"
     arguments = f"--suite thesis --tasks foreground,detection,deraining --data {data} --model {model} --limit 1".split()
-    assert command([*arguments, "--resolution", "32", "--pairs", "2", "--steps", "4", "--out", str(out)]) == 0
+    arguments += ["--resolution", "32", "--pairs", "2", "--steps", "4", "--seed", "1,2"]
+    assert command([*arguments, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     rows = [f"{name}/split{n}" for name in ("pascal5i_foreground", "voc_detection") for n in (1, 2, 3, 4)]
+    rows += ["voc_detection_folds/fold0"]
     assert list(dict.fromkeys(result["task"] for result in found["results"])) == rows
     assert all(result["queries"] == 1 for result in found["results"])
     assert "names are not in the data" in found["protocol"]["skipped"]["imagenet_deraining"]
     published = [result["published"] for result in found["results"] if result["task"] == "voc_detection/split3"]
     assert published[0]["LaVin-DiT 3.4B"] == 0.6876
+    seeds = {name: one["seeds"] for name, one in found["protocol"]["benchmarks"].items()}  # four draws are four splits
+    assert [seeds[row] for row in rows] == [[1, 2]] * 4 + [[0], [1], [2], [3]] + [[1, 2]]
+    several = {result["task"]: len(result.get("by_seed", [])) for result in found["results"]}
+    assert list(several.values()) == [2] * 4 + [0] * 4 + [2]
 
 
 # --- Other people's networks ------------------------------------------------------------------------------------------

@@ -131,3 +131,55 @@ def test_no_prediction_and_no_drawing_score_nothing():
         assert EdgeOIS(3).score(pair[0], pair[1].bool()) == 0
     with pytest.raises(ValueError, match=r"strengths must be in \[0, 1\]"):
         EdgeODS(3).update(255 * line, line.bool())
+
+
+def slow_counts(strength, drawings, threshold, radius_px):
+    """What is matched of one picture, by scikit-image's thinning, the Hungarian method and a loop over drawings."""
+    morphology = pytest.importorskip("skimage.morphology")
+    found = np.argwhere(morphology.thin(strength >= threshold))
+    right, recalled = np.zeros(len(found), bool), 0
+    for drawing in drawings:
+        true = np.argwhere(drawing)
+        far = np.linalg.norm(found[:, None] - true[None], axis=-1) > radius_px
+        rows, columns = linear_sum_assignment(far.astype(float))
+        matched = ~far[rows, columns]
+        right[rows[matched]] = True
+        recalled += matched.sum()
+    return right, recalled, drawings.sum()
+
+
+def slow_f(precision, recall):
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def test_ods_and_ois_equal_a_slow_benchmark_on_random_drawings():
+    """Which predicted pixels are matched to one drawing is not unique, so that with several drawings their union is
+    not either: one drawing a picture for both numbers, and recall alone for three."""
+    thresholds, tolerance = (0.25, 0.5, 0.75), 0.1
+    radius_px = tolerance * np.hypot(12, 14)
+    ods, ois, counts, own = EdgeODS(3, tolerance), EdgeOIS(3, tolerance), np.zeros((3, 4)), np.zeros(4)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        strength, drawings = rng.random((12, 14)), rng.random((1, 12, 14)) < 0.1
+        pair = torch.from_numpy(strength)[None], torch.from_numpy(drawings)[:, None]
+        ods.update(*pair)
+        ois.update(*pair)
+        picture = []
+        for threshold in thresholds:
+            right, recalled, drawn = slow_counts(strength, drawings, threshold, radius_px)
+            picture.append((right.sum(), len(right), recalled, drawn))
+        counts += picture
+        own += max(picture, key=lambda row: slow_f(row[0] / row[1], row[2] / row[3]))
+        assert ods.score(*pair).item() == pytest.approx(max(slow_f(a / b, c / d) for a, b, c, d in picture), abs=1e-6)
+        three = np.random.default_rng(seed + 9).random((3, 12, 14)) < 0.1
+        found = ods.counts(pair[0], torch.from_numpy(three)[:, None])[:, 2:].numpy()
+        wanted = [slow_counts(strength, three, threshold, radius_px)[1:] for threshold in thresholds]
+        np.testing.assert_array_equal(found, wanted)
+    precision, recall = counts[:, 0] / counts[:, 1], counts[:, 2] / counts[:, 3]
+    best = max(
+        slow_f((1 - w) * precision[i] + w * precision[i + 1], (1 - w) * recall[i] + w * recall[i + 1])
+        for i in range(2)
+        for w in np.linspace(0, 1, 100)
+    )
+    assert ods.compute().item() == pytest.approx(best, abs=1e-6)
+    assert ois.compute().item() == pytest.approx(slow_f(own[0] / own[1], own[2] / own[3]), abs=1e-6)

@@ -108,6 +108,34 @@ def test_overall_iou_counts_pixels_and_mean_iou_counts_expressions():
     assert overall.compute().isnan()
 
 
+def test_mask_scores_equal_counts_of_sets_of_pixels():
+    """Random masks of all densities, also empty ones: mean, overall and share above a threshold from sets."""
+    mean, overall, above, ious, shared, joined = MaskIoU(), OverallIoU(), PrecisionAt(0.3), [], 0, 0
+    for number in range(12):
+        found, truth = RNG.random((2, 2, 5, 6)) < (0, 0.05, 0.4, 0.9)[number % 4]
+        for metric in (mean, overall, above):
+            metric.update(torch.from_numpy(found), torch.from_numpy(truth))
+        a, b = ({*np.flatnonzero(mask)} for mask in (found, truth))
+        ious.append(len(a & b) / len(a | b) if a | b else 1.0)
+        shared, joined = shared + len(a & b), joined + len(a | b)
+    found = [metric.compute().item() for metric in (mean, overall, above)]
+    wanted = [np.mean(ious), shared / joined, np.mean([iou > 0.3 for iou in ious])]
+    assert found == pytest.approx(wanted, abs=1e-6) and wanted[0] != pytest.approx(wanted[1])
+
+
+def test_box_iou_equals_torchvisions():
+    from torchvision.ops import box_iou
+
+    for _ in range(5):
+        corners = np.sort(RNG.integers(0, 21, (2, 2, 2)), axis=1)  # box, (low, high), (x, y)
+        corners[:, 1] += corners[:, 0] == corners[:, 1]
+        masks = torch.zeros(2, 1, 24, 24, dtype=torch.bool)
+        for mask, ((x0, y0), (x1, y1)) in zip(masks, corners, strict=True):
+            mask[:, y0:y1, x0:x1] = True
+        boxes = torch.from_numpy(corners.reshape(2, 1, 4)).double()
+        assert BoxIoU().score(*masks).item() == pytest.approx(box_iou(boxes[0], boxes[1]).item(), abs=1e-6)
+
+
 def test_precision_is_the_share_of_masks_above_a_threshold():
     """An IoU of exactly 3 / 5 is not above 0.6, whatever the rounding."""
     ious = {1: (mask(1, 0), mask(1, 0)), 0.6: (mask(1, 1, 1, 1, 0), mask(1, 1, 1, 0, 1)), 0: (mask(0), mask(1))}
