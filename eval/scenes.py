@@ -3,7 +3,8 @@
     python eval/scenes.py --size 128 --count 256                      # prints scenes per second
     python eval/scenes.py --size 128 --frames 9 --people --count 8 --out sheet.png
     python eval/scenes.py --size 128 --contexts --threads 1           # prints contexts per second of each task
-    python eval/scenes.py --size 128 --stream 100 --workers 2         # the same, as two processes feed a training
+    python eval/scenes.py --size 128 --stream 100 --workers 2         # the same by two processes, all scenes new
+    python eval/scenes.py --size 128 --stream 100 --per-context 2     # as they feed a training by default
     python eval/scenes.py --size 128 --memory 10000 --workers 2       # prints what the workers hold meanwhile
 
 Rates are per second of one processor's time, so that other programs on the machine disturb them little; wall time is
@@ -156,15 +157,19 @@ def benchmark_contexts(arguments: argparse.Namespace) -> None:
 
 def benchmark_stream(arguments: argparse.Namespace) -> None:
     """Print for each task how many contexts a second of wall time ``--workers`` processes make, each of scenes that are
-    rendered for it alone."""
+    rendered for it alone, or of a pool to which every context adds ``--per-context`` scenes."""
     tasks = [REGISTRY[name] for name in arguments.tasks or sorted(REGISTRY)]
-    print(f"contexts of {PAIRS} pairs and a query at {arguments.size} x {arguments.size}, {arguments.workers} workers")
-    print(f"{'task':24}{'frames':>8}{'scenes':>8}{'fresh':>10}", flush=True)
+    new = arguments.per_context or PAIRS + 1
+    print(
+        f"contexts of {PAIRS} pairs and a query at {arguments.size} x {arguments.size}, {arguments.workers} workers, "
+        f"{new:g} new scenes each"
+    )
+    print(f"{'task':24}{'frames':>8}{'scenes':>8}{'a second':>10}", flush=True)
     for task in tasks:
         for people in (True,) if task.people else (False, True):
             frames = (task.source_frames if task.own_length else arguments.clip_frames) if task.clips else 1
             scenes = Scenes("train", arguments.size, frames, arguments.seed, people=people)
-            share = Share(scenes, 1.0, {task.name: 1.0}, per_context=PAIRS + 1, capacity=arguments.pool)
+            share = Share(scenes, 1.0, {task.name: 1.0}, per_context=new, capacity=arguments.pool)
             stream = ContextStream([share], [task.name], PAIRS + 1, seed=arguments.seed, batch=1)
             batches = read_stream(stream, arguments.workers)
             # The workers fill their pools first, and hold what they drew ahead of the first measured one.
@@ -209,6 +214,12 @@ def main() -> None:
     parser.add_argument("--stream", type=int, default=0, help="time so many contexts of every task, made by --workers")
     parser.add_argument("--memory", type=int, default=0, help="watch the workers' memory over so many contexts instead")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw, for --stream and --memory")
+    parser.add_argument(
+        "--per-context",
+        type=float,
+        default=None,
+        help="new scenes of a context, for --stream; a training's stream.scenes_per_context is 2; five if not given",
+    )
     parser.add_argument("--tasks", nargs="*", default=None, help="of these tasks only")
     parser.add_argument("--pool", type=int, default=48, help="scenes that contexts are drawn from")
     parser.add_argument("--draws", type=int, default=10, help="contexts drawn of each task")
