@@ -134,9 +134,11 @@ class EncodedContext:
                     cache = ConditionCache(layers, sum(half.shape[2] for pair in latents for half in pair))
                 thumbnails = read("thumbnails")
                 colours, frames = tuple(map(tuple, header["colours"])), tuple(header["pair_frames"])
+                models, task = dict(header["models"]), header["task"]
+                sample_size = int(header["sample_size"])
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"context {path} is damaged or no context file ({error}); save it again") from error
-        return cls(latents, cache, header["models"], header["sample_size"], thumbnails, colours, frames, header["task"])
+        return cls(latents, cache, models, sample_size, thumbnails, colours, frames, task)
 
     def check_fits(self, models: dict[str, str], sample_size: int) -> None:
         """Refuse another model than the one that made it.
@@ -144,10 +146,11 @@ class EncodedContext:
         Raises:
             InputError: naming both.
         """
-        for part, made in self.models.items():
-            if models[part] != made:
+        for part, own in models.items():
+            made = self.models.get(part)
+            if made != own:
                 raise InputError(
-                    f"the context was encoded by {part} {made} and the model's {part} is {models[part]}; "
+                    f"the context was encoded by {part} {made} and the model's {part} is {own}; "
                     "encode the pairs with this model, or load that one"
                 )
         if sample_size != self.sample_size:

@@ -1,9 +1,13 @@
 """A context encoded once: in memory, in a file, for many queries; and what each speed computes."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lavin import STVAE, JDiT, LavinPipeline
@@ -143,6 +147,25 @@ def test_broken_files_are_refused(tmp_path):
         EncodedContext.load(tmp_path / "b.ctx")
     with pytest.raises(InputError, match="no such file"):
         EncodedContext.load(tmp_path / "c.ctx")
+
+
+@pytest.mark.parametrize("gone", ["models", "sample_size", "task"])
+def test_a_file_without_part_of_its_header_is_refused(tmp_path, gone):
+    path = make_pipeline("causal").encode_context(CONTEXT).save(tmp_path / "a.ctx")
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header = json.loads(metadata["header"])
+    del header[gone]
+    save_file(tensors, path, metadata | {"header": json.dumps(header)})
+    with pytest.raises(InputError, match=f"a.ctx is damaged or no context file .*{gone}"):
+        EncodedContext.load(path)
+
+
+def test_a_context_of_unknown_models_is_refused():
+    pipe = make_pipeline("causal")
+    strange = replace(pipe.encode_context(CONTEXT), models={"unet": "0123"})
+    with pytest.raises(InputError, match="encoded by stvae None and the model's stvae is"):
+        latents(pipe, strange)
 
 
 def test_speeds_are_checked():
