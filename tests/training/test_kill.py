@@ -23,21 +23,15 @@ from lavin.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
-from toy_run import toy_run  # noqa: E402, tests are no package
-
-FOR_EVER = 10**6
+from toy_run import FOR_EVER, toy_run, train_for_ever  # noqa: E402, tests are no package
 
 
 def forked(folder: Path):
-    """A run in a process forked from this one, which has imported everything."""
-
-    def child():
-        os.setsid()
-        sys.stdout = (folder / "log").open("a", buffering=1)
-        torch.set_num_threads(1)
-        toy_run(output_dir=str(folder), max_steps=FOR_EVER, checkpoint_every=1, log_every=1000)
-
-    process = multiprocessing.get_context("fork").Process(target=child)
+    """A run in a process forked from a server that has imported everything and computed nothing: autograd's threads,
+    which other tests may have left in this one, do not survive a fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["toy_run"])
+    process = context.Process(target=train_for_ever, args=(str(folder),))
     process.start()
     return process.pid, process.join
 

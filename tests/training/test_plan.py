@@ -30,7 +30,8 @@ def test_tokens_arithmetic_and_time_follow_from_the_sizes():
     mlp = 64 * int(8 * hidden / 3 / 64)
     linears = layers * (4 * hidden**2 + 3 * hidden * mlp) + 16 * hidden
     unread = (hidden**2 + 3 * hidden * mlp) * 3 * side**2  # of the condition, in the last block
-    expected = 2 * (linears * tokens - unread) + layers * 4 * tokens**2 * hidden
+    queries = (layers - 1) * tokens + side**2  # nor does it attend there
+    expected = 2 * (linears * tokens - unread) + 4 * queries * tokens * hidden
     forward = float(re.match(r"[0-9.e-]+", found["FLOPs a sample"]).group()) * 1e12
     assert forward == pytest.approx(expected, rel=0.05)  # embedded timesteps and outputs are not in the formula
     step = float(re.match(r"[0-9.e-]+", found["FLOPs a step"]).group()) * 1e12

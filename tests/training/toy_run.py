@@ -4,6 +4,7 @@ python tests/training/toy_run.py '{"output_dir": "DIR", "max_steps": 4}'
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lavin.training.config import OptimizerConfig, RunConfig
 from lavin.training.trainer import Trainer
 
 RUN = {"batch_size": 2, "precision": "fp32", "log_every": 1, "validate_every": 0, "checkpoint_every": 2}
+FOR_EVER = 10**6
 
 
 def toy_run(not_finite=(), hidden_size=32, **run) -> Trainer:
@@ -49,6 +51,14 @@ def toy_run(not_finite=(), hidden_size=32, **run) -> Trainer:
     export(Path(trainer.run.output_dir) / "jdit")
     trainer.end()
     return trainer
+
+
+def train_for_ever(folder: str) -> None:
+    """In a process group of its own, with a checkpoint every step; what it prints goes to the folder's ``log``."""
+    os.setsid()
+    sys.stdout = (Path(folder) / "log").open("a", buffering=1)
+    torch.set_num_threads(1)
+    toy_run(output_dir=folder, max_steps=FOR_EVER, checkpoint_every=1, log_every=1000)
 
 
 if __name__ == "__main__":
