@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor
@@ -34,16 +36,43 @@ def block_sparse(mask: Tensor) -> BlockMask:
     return create_block_mask(lambda batch, head, query, key: mask[query, key], None, None, *mask.shape, mask.device)
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask | None = None, backend: str = "sdpa"
-) -> Tensor:
+@dataclass(frozen=True)
+class Spans:
+    """A mask as the parts of it that are not hidden: queries and keys in runs, of which each is seen whole or not."""
+
+    queries: tuple[int, ...]
+    """Lengths of the runs of queries, one after another."""
+    keys: tuple[int, ...]
+    """Likewise of keys."""
+    seen: tuple[tuple[int, ...], ...]
+    """Which runs of keys each run of queries sees."""
+
+
+def spans(mask: Tensor) -> Spans:
+    """What is visible through a mask: worth it where many in a row see, and are seen by, the same, as a clip's tokens.
+
+    Args:
+        mask: bool (queries, keys).
+    """
+    rows, queries = mask.cpu().unique_consecutive(dim=0, return_counts=True)
+    blocks, keys = rows.unique_consecutive(dim=1, return_counts=True)
+    return Spans(
+        tuple(queries.tolist()), tuple(keys.tolist()), tuple(tuple(row.nonzero()[:, 0].tolist()) for row in blocks)
+    )
+
+
+Mask = Tensor | BlockMask | Spans
+"""bool (queries, keys), True where a query may look, no row all False; or what ``block_sparse`` (for ``flex`` alone) or
+``spans`` make of it."""
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None = None, backend: str = "sdpa") -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v; query head i reads key/value head floor(i / group).
 
     Args:
         query: (batch, queries, heads, head_dim).
         key, value: (batch, keys, kv_heads, head_dim); kv_heads divides heads.
-        mask: bool (queries, keys), True where a query may look; None for everywhere. No row may be all False. For
-            ``flex`` what ``block_sparse`` makes of it.
+        mask: who sees whom; None for everybody everything.
 
     Returns:
         (batch, queries, heads, head_dim).
@@ -52,6 +81,13 @@ def attend(
     if isinstance(mask, BlockMask):
         query, key, value = (part.to(value.dtype).transpose(1, 2) for part in (query, key, value))
         return flex_attention(query, key, value, block_mask=mask, enable_gqa=grouped).transpose(1, 2)
+    if isinstance(mask, Spans):
+        keys, values = key.split(mask.keys, 1), value.split(mask.keys, 1)  # splits add up gradients once, slices each
+        attended = [
+            attend(part, *(torch.cat([runs[i] for i in seen], 1) for runs in (keys, values)), backend=backend)
+            for part, seen in zip(query.split(mask.queries, 1), mask.seen, strict=True)
+        ]
+        return torch.cat(attended, 1)
     backend = "sdpa" if backend == FLEX else backend
     if backend == "sdpa" and query.device.type == "cpu" and query.requires_grad:
         return attend_by_matmul(query, key, value, mask)

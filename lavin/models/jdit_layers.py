@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from lavin.models.attention import attend
+from lavin.models.attention import Mask, attend
 from lavin.models.rope import Rope, rotate
 
 KeysValues = tuple[Tensor, Tensor]
@@ -249,7 +249,7 @@ def joined(parts: Sequence[KeysValues]) -> KeysValues:
 
 @dataclass
 class Layout:
-    """Where tokens stand in (t, y, x), and who sees whom: masks are bool, True where a query (row) sees a key.
+    """Where tokens stand in (t, y, x), and who sees whom: masks as ``attend`` takes them.
 
     ``condition_mask`` (condition, past + condition) is None where all is visible, as in ``full`` mode; likewise
     ``target_mask`` (target, condition + target).
@@ -257,5 +257,5 @@ class Layout:
 
     condition_rope: Rope
     target_rope: Rope
-    condition_mask: Tensor | None = None
-    target_mask: Tensor | None = None
+    condition_mask: Mask | None = None
+    target_mask: Mask | None = None

@@ -3,7 +3,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lavin import config_dir, flow
-from lavin.models.attention import attend, attend_by_matmul, block_sparse, check_backend
+from lavin.models.attention import attend, attend_by_matmul, block_sparse, check_backend, spans
 from lavin.models.jdit import JDiT
 from lavin.models.jdit_layers import patchify, timestep_sinusoids, unpatchify
 from lavin.models.rope import coordinates
@@ -101,6 +101,37 @@ def test_attention_by_matrix_products_equals_sdpa_and_so_do_its_gradients(kv_hea
         found.append([output, *(part.grad for part in inputs)])
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_attention_over_the_spans_of_a_mask_equals_sdpa_and_so_do_its_gradients(training):
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.rand(5, 4, generator=generator) < 0.5
+    seen[:, 1] = True  # nobody sees nothing
+    queries, keys = torch.tensor([3, 1, 4, 2, 2]), torch.tensor([2, 5, 1, 3])
+    mask = seen.repeat_interleave(queries, 0).repeat_interleave(keys, 1)
+    q, *kv = torch.randn(2, 12, 4, 8), torch.randn(2, 11, 2, 8), torch.randn(2, 11, 2, 8)
+    found = []
+    for attention, hidden in ((attend, spans(mask)), (torch_sdpa, mask)):
+        inputs = [part.clone().requires_grad_(training) for part in (q, *kv)]
+        output = attention(*inputs, hidden)
+        if training:
+            (output * torch.arange(8)).sum().backward()
+        found.append([output, *(part.grad for part in inputs if training)])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_spans_of_a_mask_leave_out_all_that_it_hides():
+    mask = torch.ones(6, 8, dtype=torch.bool).tril(2).repeat_interleave(4, 0).repeat_interleave(3, 1)
+    found = spans(mask)
+    again = torch.zeros_like(mask)
+    ends = [torch.tensor((0, *lengths)).cumsum(0).tolist() for lengths in (found.queries, found.keys)]
+    for i, seen in enumerate(found.seen):
+        for j in seen:
+            again[ends[0][i] : ends[0][i + 1], ends[1][j] : ends[1][j + 1]] = True
+    assert torch.equal(again, mask)
+    assert len(found.queries) == 6
 
 
 def torch_sdpa(query, key, value, mask):
