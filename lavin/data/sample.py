@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -47,7 +48,7 @@ class Instance:
     keypoints: Tensor | None = None
     """(17, 3) COCO keypoints x, y, v of a picture, (frames, 17, 3) of a clip, float32: x and y in pixels from the
     top left corner, v = 2 visible, 1 hidden, 0 not in the picture (then x = y = 0); None for all but people."""
-    expressions: list[str] = field(default_factory=list)
+    expressions: Sequence[str] = field(default_factory=list)
     """Texts that refer to this object and no other one of the sample."""
     clothes: dict[str, str] | None = None
     """Colour names of a person's "shirt" and "trousers", where the source knows them."""

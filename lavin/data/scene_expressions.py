@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 PERSON = "person"
 
@@ -279,3 +280,43 @@ def expressions(seen: Sequence[Seen], least_area: float = 0) -> dict[int, list[s
         if slot in large and reader.meant(text) == slot:
             texts[slot].append(text)
     return texts
+
+
+@dataclass
+class Naming:
+    """What ``expressions`` would say of a scene, worked out when it is first asked for: that takes a sixth of the time
+    of a scene with people, and few tasks ask."""
+
+    seen: Sequence[Seen]
+    least_area: float = 0
+
+    @cached_property
+    def texts(self) -> dict[int, list[str]]:
+        return expressions(self.seen, self.least_area)
+
+    def of(self, slot: int) -> Texts:
+        """One thing's texts."""
+        return Texts(self, slot)
+
+
+class Texts(Sequence[str]):
+    """The texts of one thing; a list in all that readers do with it."""
+
+    def __init__(self, naming: Naming, slot: int):
+        self.naming, self.slot = naming, slot
+
+    @property
+    def _list(self) -> list[str]:
+        return self.naming.texts.get(self.slot, [])
+
+    def __getitem__(self, index):
+        return self._list[index]
+
+    def __len__(self) -> int:
+        return len(self._list)
+
+    def __eq__(self, other: object) -> bool:
+        return self._list == list(other) if isinstance(other, (list, Texts)) else NotImplemented
+
+    def __repr__(self) -> str:
+        return repr(self._list)

@@ -29,7 +29,7 @@ from torch import Tensor
 from lavin.data import scene_labels as labels
 from lavin.data.sample import Instance, Sample, Vocabulary
 from lavin.data.scene_appearance import COLOURS, TEXTURES
-from lavin.data.scene_expressions import PERSON, Seen, expressions
+from lavin.data.scene_expressions import PERSON, Naming, Seen
 from lavin.data.scene_flow import carry, flow
 from lavin.data.scene_geometry import SKY, pixel_centres
 from lavin.data.scene_labels import Profiles
@@ -228,7 +228,7 @@ class Scenes:
         area = profiles.columns.sum(-1)  # (frames, things)
         things, least = things_of(layout), LEAST_VISIBLE * height * width
         seen = [self._seen(thing, profiles.columns[0, thing.slot]) for thing in things if area[0, thing.slot]]
-        texts = expressions(seen, least)
+        naming = Naming(seen, least)
         boxes = torch.from_numpy(labels.boxes(profiles.columns, profiles.rows))
         instances = []
         for thing in things:
@@ -244,7 +244,7 @@ class Scenes:
                 crowd=bool(most < least),
                 colour=thing.colour,
                 distance_m=thing.distance,
-                expressions=texts.get(thing.slot, []),
+                expressions=naming.of(thing.slot),
             )
             if thing.class_id == len(KINDS):
                 found = torch.from_numpy(joints[:, thing.slot - SLOTS].copy())

@@ -323,7 +323,7 @@ def candidates(sample: Sample, definition: CaptionDefinition) -> list[tuple[Inst
     wanted = [
         thing
         for thing in things
-        if of_class[thing.class_name] >= 2 and thing.expressions and SHARE[0] <= thing.mask.float().mean() <= SHARE[1]
+        if of_class[thing.class_name] >= 2 and SHARE[0] <= thing.mask.float().mean() <= SHARE[1]
     ]
     return [(thing, text) for thing in wanted for text in thing.expressions if definition.allows(text)]
 
