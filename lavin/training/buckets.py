@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lavin.errors import InputError
-from lavin.training.data_config import BucketScenes, ScenesConfig, TasksConfig
+from lavin.suggest import unknown
+from lavin.training.data_config import BucketConfig, BucketScenes, ScenesConfig, TasksConfig
 
 if TYPE_CHECKING:
     from lavin.training.config import PretrainConfig
@@ -73,7 +74,8 @@ def buckets_of(config: PretrainConfig) -> list[Bucket]:
     """The buckets of a configuration: one, of the shape of its scenes, if it names none.
 
     Raises:
-        InputError: a bucket without tasks, with fewer contexts than a batch needs, or too few workers for all.
+        InputError: a bucket without tasks, or with ones that it cannot show; one with fewer contexts than a batch
+            needs; a task with lengths of its own and no bucket; or too few workers for all.
     """
     run, cache = config.run, config.cache
     if not config.buckets:
@@ -89,7 +91,7 @@ def buckets_of(config: PretrainConfig) -> list[Bucket]:
         bucket = Bucket(
             number=number,
             scenes=scenes,
-            tasks=config.tasks.on_scenes(scenes, config.stream.people_share > 0),
+            tasks=tasks_of(one, number, scenes, config),
             batch_size=max(1, round(run.batch_size * float(tokens / np.prod(latent_shape(scenes))))),
             share=share,
             contexts=round(cache.contexts * share),
@@ -97,9 +99,42 @@ def buckets_of(config: PretrainConfig) -> list[Bucket]:
         )
         check_bucket(bucket, config)
         buckets.append(bucket)
+    for name in config.tasks.probabilities():
+        if not any(bucket.tasks.weights.get(name) for bucket in buckets):
+            raise InputError(f"tasks.weights.{name}: no bucket shows it; give it one (buckets: tasks: [{name}])")
     if 0 < config.stream.workers < len(buckets):
         raise InputError(f"stream.workers is {config.stream.workers}; {len(buckets)} buckets need at least one each")
     return buckets
+
+
+def tasks_of(one: BucketConfig, number: int, scenes: ScenesConfig, config: PretrainConfig) -> TasksConfig:
+    """The tasks of one bucket.
+
+    Raises:
+        InputError: it names a task that is unknown, has no weight, cannot be drawn from its scenes, or has clips of
+            another length than the others that it names.
+    """
+    from lavin.tasks import REGISTRY
+
+    with_people = config.stream.people_share > 0
+    shown = config.tasks.on_scenes(scenes, with_people)
+    if not one.tasks:
+        alike = [name for name in shown.probabilities() if not REGISTRY[name].own_length]
+        return shown.only(alike or shown.weights)
+    for name in one.tasks:
+        where = f"buckets[{number}].tasks"
+        if name not in REGISTRY:
+            raise InputError(f"{where}: {unknown('task', name, REGISTRY)}")
+        if not config.tasks.weights.get(name):
+            raise InputError(f"{where}: '{name}' is not trained; give it a weight in tasks.weights")
+        if reason := scenes.why_not(REGISTRY[name], with_people):
+            raise InputError(f"{where}: '{name}' cannot be drawn there: {reason.replace('scenes.', '')}")
+        if REGISTRY[name].own_length and len(one.tasks) > 1:
+            raise InputError(
+                f"{where}: the inputs and targets of '{name}' are not as long as those of other tasks; give it a "
+                "bucket to itself"
+            )
+    return shown.only(one.tasks)
 
 
 def check_bucket(bucket: Bucket, config: PretrainConfig) -> None:

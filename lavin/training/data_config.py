@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,9 @@ class BucketConfig:
     """1 for pictures; 1 + 4k for clips."""
     weight: float = 1.0
     """How often a batch is of this shape, relative to the other buckets."""
+    tasks: list[str] = field(default_factory=list)
+    """Which of the tasks with a weight its batches show; empty for all that can be drawn from such scenes. One with
+    lengths of its own (frame_prediction) needs a bucket to itself."""
 
     def __post_init__(self):
         check_positive(self, "height", "width", "frames", "weight")
@@ -109,7 +112,7 @@ class TasksConfig:
 
     weights: dict[str, float] = field(default_factory=dict)
     """Task name -> how often it is drawn, relative to the others; empty for all that the scenes can show, equally,
-    but for those with lengths of their own (frame_prediction), which are trained alone."""
+    but for those with lengths of their own (frame_prediction), which want a run or a bucket to themselves."""
     held_out_tasks: list[str] = field(default_factory=list)
     """Tasks that are not trained, so that an evaluation of them is one of the unseen."""
     held_out_classes: list[str] = field(default_factory=list)
@@ -160,10 +163,11 @@ class TasksConfig:
                 raise InputError(f"tasks.weights.{name}: {reasons[name][0]}")
         drawn = [name for name, weight in self.weights.items() if weight]
         for name in drawn:
-            if REGISTRY[name].own_length and len(drawn) > 1:
+            if REGISTRY[name].own_length and len(drawn) > 1 and len(shapes) == 1:
                 raise InputError(
                     f"tasks.weights.{name}: its inputs and targets are not as long as those of other tasks, and what "
-                    "is trained together is equally long; train it in a run of its own"
+                    "is trained together is equally long; train it in a run of its own, or in a bucket of its own "
+                    f"(buckets: tasks: [{name}])"
                 )
         if not any(self.weights.values()):
             raise InputError("tasks.weights are all zero; give at least one task a weight")
@@ -179,8 +183,11 @@ class TasksConfig:
         Args:
             with_people: some scenes have people although ``scenes.people`` is False.
         """
-        weights = {name: weight for name, weight in self.weights.items() if scenes.shows(name, with_people)}
-        return dataclasses.replace(self, weights=weights)
+        return self.only([name for name in self.weights if scenes.shows(name, with_people)])
+
+    def only(self, names: Collection[str]) -> TasksConfig:
+        """These tasks without those that are not named."""
+        return dataclasses.replace(self, weights={name: self.weights[name] for name in self.weights if name in names})
 
     def held_out(self):
         """The same as the tasks' own record."""

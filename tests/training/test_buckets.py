@@ -99,6 +99,36 @@ def test_all_shapes_train_in_one_run_and_a_resumed_run_is_the_same(tmp_path, stv
     assert sorted(caches) == sorted([(8, 3, 16, 1, 4, 4), (4, 3, 16, 1, 4, 8), (4, 3, 16, 2, 4, 4)])
 
 
+ALONE = [
+    "tasks.weights={depth: 2, foreground: 1, video_depth: 1, frame_prediction: 1}",
+    "buckets=[{height: 32, width: 32, tasks: [foreground]}, {height: 32, width: 32, tasks: [depth]}, "
+    "{height: 32, width: 32, frames: 21}, {height: 32, width: 32, frames: 21, tasks: [frame_prediction]}]",
+]
+
+
+def test_a_bucket_shows_the_tasks_that_it_names_and_lengths_of_their_own_stay_apart():
+    buckets = buckets_of(config(*ALONE))
+    assert [bucket.tasks.probabilities() for bucket in buckets] == [
+        {"foreground": 1}, {"depth": 1}, {"video_depth": 1}, {"frame_prediction": 1}
+    ]  # fmt: skip
+    others = [f"tasks.weights.{name}=0" for name in ("depth", "foreground", "video_depth")]
+    (alone,) = buckets_of(config(*others, "tasks.weights.frame_prediction=1", "buckets=[{frames: 21}]"))
+    assert alone.tasks.probabilities() == {"frame_prediction": 1}
+
+
+def test_frame_prediction_trains_beside_other_tasks(tmp_path, stvae):
+    few = ["cache.pairs=2", "train_pairs=2", "run.batch_size=8", "scenes.train_scenes=60", "cache.contexts=32"]
+    run = [f"stvae={stvae}", f"output_dir={tmp_path}", "run.max_steps=12", "scenes.validation_scenes=60"]
+    settings = config(*ALONE, *few, *run)
+    assert {plan_batch(settings, buckets_of(settings), step).bucket.number for step in range(12)} == {0, 1, 2, 3}
+    folder = pretrain.train(settings)
+    assert checkpoint.newest(folder / "checkpoints").step == 12
+    lengths = [
+        (part["inputs"].shape[3], part["targets"].shape[3]) for part in map(load_file, tmp_path.glob("latents-train-*"))
+    ]
+    assert sorted(lengths) == [(1, 1), (1, 1), (3, 4), (6, 6)]
+
+
 def test_streams_serve_every_bucket(tmp_path, stvae):
     stream = ["stream.workers=3", "stream.batch=2", "stream.fresh=2", "stream.scenes_per_context=0.5"]
     folder = pretrain.train(config(*stream, f"stvae={stvae}", f"output_dir={tmp_path}", "run.max_steps=5"))
@@ -128,6 +158,26 @@ def test_a_resumed_stream_counts_the_steps_of_its_bucket():
         (
             ["cache.contexts=8"],
             r"buckets\[0\] \(1x32x32\) has 4 of cache.contexts=8|buckets\[1\].* fewer than its batch",
+        ),
+        (
+            ["buckets=[{tasks: [dept]}]", "tasks.weights.video_depth=0"],
+            r"buckets\[0\].tasks: unknown task 'dept'; did you mean 'depth'",
+        ),
+        (
+            ["buckets=[{tasks: [normals]}]", "tasks.weights.video_depth=0"],
+            r"buckets\[0\].tasks: 'normals' is not trained; give it a weight",
+        ),
+        (
+            ["buckets=[{}, {frames: 5, tasks: [depth]}]"],
+            r"buckets\[1\].tasks: 'depth' cannot be drawn there: set frames to 1, it is of pictures",
+        ),
+        (
+            ["buckets=[{}, {frames: 21, tasks: [video_depth, frame_prediction]}]", "tasks.weights.frame_prediction=1"],
+            r"buckets\[1\].tasks: the inputs and targets of 'frame_prediction' are not as long .* a bucket to itself",
+        ),
+        (
+            ["buckets=[{}, {frames: 21}]", "tasks.weights.frame_prediction=1"],
+            r"weights.frame_prediction: no bucket shows it; give it one \(buckets: tasks: \[frame_prediction\]\)",
         ),
         (["stream.workers=2"], "stream.workers is 2; 3 buckets need at least one each"),
         (["min_context=2"], r"min_context is 2; it must be 0 to 1"),
@@ -178,4 +228,4 @@ def test_samples_that_lose_their_pairs_see_a_zero_frame_and_their_query():
 
 
 def test_buckets_are_in_the_record():
-    assert to_dict(config())["buckets"][1] == {"height": 32, "width": 64, "frames": 1, "weight": 1.0}
+    assert to_dict(config())["buckets"][1] == {"height": 32, "width": 64, "frames": 1, "weight": 1.0, "tasks": []}
