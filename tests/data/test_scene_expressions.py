@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from lavin.data import scene_expressions
 from lavin.data.scene_expressions import Reader, Seen, expressions
 from lavin.data.scenes import PEOPLE_VOCABULARY, Scenes
 
@@ -199,3 +200,19 @@ def test_people_are_persons_and_no_objects():
     assert "the box" in texts[0] and not any("the leftmost object" in text for text in texts[5])
     assert "the person in blue trousers" in texts[5] and "the person in the red shirt" not in texts[5] + texts[6]
     assert "the person in the red striped shirt" in texts[6] and "the person left of the red box" in texts[5]
+
+
+def test_expressions_are_worked_out_once_a_scene_and_only_if_asked_for(monkeypatch):
+    asked = []
+
+    def recording(seen, least_area):
+        asked.append(len(seen))
+        return expressions(seen, least_area)
+
+    monkeypatch.setattr(scene_expressions, "expressions", recording)
+    (sample,) = Scenes("train", size=64).samples([0])
+    assert asked == []
+    texts = [list(one.expressions) for one in sample.instances]
+    assert len(asked) == 1 and all(texts)
+    assert [one.expressions for one in sample.instances] == texts
+    assert sample.instances[0].expressions != texts[1]
