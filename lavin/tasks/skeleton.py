@@ -32,6 +32,8 @@ BONE = 1
 """Number of grey in ``TABLE``; joint j is number 2 + j."""
 LEAST_DRAWN = 0.8
 """Share of a bone's pixels that must be drawn for its joints to be one person's."""
+MOST_APART = 1 / 6
+"""Share of the shorter side within which joints that no drawn bone joins are taken for one person's."""
 LEAST_DISC = 0.25
 """Share of a disc that must show to be taken for a joint."""
 
@@ -140,7 +142,9 @@ def decode_pose(clip: Tensor, single: bool = False) -> People:
     A pixel belongs to the nearest of the joints' colours, grey and black, by the largest difference of a channel; a
     joint is the centroid of an 8-connected component of its colour. Joints are one person's where at least 80 % of the
     pixels of a bone between them (its ends' discs apart) are drawn; best bones join first, short ones before long
-    ones, and never two joints of one kind. Exact up to 63 levels; within 0.7 px where a disc is not covered.
+    ones, and never two joints of one kind. What is left over, as where a joint between is hidden, joins what is
+    nearest within a sixth of the picture's shorter side. Exact up to 63 levels; within 0.7 px where a disc is not
+    covered.
 
     Args:
         single: there is only one person: take the largest component of each colour.
@@ -149,12 +153,13 @@ def decode_pose(clip: Tensor, single: bool = False) -> People:
     table = torch.tensor(TABLE, dtype=torch.float32, device=clip.device)
     difference = (levels.unsqueeze(0) - table.view(-1, 3, 1, 1)).abs().amax(1)
     numbers = difference.argmin(0).cpu().numpy()
-    radius = disc_radius(min(numbers.shape))
+    side = min(numbers.shape)
+    radius = disc_radius(side)
     found = [_components(numbers == 2 + joint, LEAST_DISC * np.pi * radius**2) for joint in range(JOINTS)]
     if single:
         groups = [{joint: 0 for joint in range(JOINTS) if len(found[joint])}]
     else:
-        groups = _join(found, _bones_drawn(found, numbers > 0, radius))
+        groups = _join(found, _bones_drawn(found, numbers > 0, radius) + _neighbours(found, side * MOST_APART))
     keypoints = torch.zeros(len(groups), JOINTS, 3)
     for person, group in zip(keypoints, groups, strict=True):
         for joint, place in group.items():
@@ -177,7 +182,11 @@ def _components(mask: np.ndarray, least_px: float) -> np.ndarray:
     return centroids[order][area[order] >= least_px]
 
 
-def _bones_drawn(found: Sequence[np.ndarray], drawn: np.ndarray, radius_px: float):
+Link = tuple[tuple[int, int], tuple[int, int]]
+"""Two joints that may be one person's, each a (joint, place)."""
+
+
+def _bones_drawn(found: Sequence[np.ndarray], drawn: np.ndarray, radius_px: float) -> list[Link]:
     """((joint, place), (joint, place)) of every bone that is drawn, the best first."""
     from scipy.ndimage import binary_dilation
 
@@ -203,10 +212,22 @@ def _share_drawn(drawn: np.ndarray, start: np.ndarray, end: np.ndarray, radius_p
     return float(drawn[y, x].mean()), length
 
 
-def _join(found: Sequence[np.ndarray], bones) -> list[dict[int, int]]:
-    """Groups of joints, each a mapping from joint to place: every joint alone at first, then merged along bones."""
+def _neighbours(found: Sequence[np.ndarray], most_px: float) -> list[Link]:
+    """Every two joints of different kinds that are at most so far apart, the nearest first."""
+    members = [(joint, place) for joint, places in enumerate(found) for place in range(len(places))]
+    if not members:
+        return []
+    at, kind = np.concatenate(list(found)), np.array([joint for joint, _ in members])
+    distance = np.hypot(*(at[:, None] - at).transpose(2, 0, 1))
+    one, other = np.triu((distance <= most_px) & (kind[:, None] != kind)).nonzero()
+    order = distance[one, other].argsort(kind="stable")
+    return [(members[i], members[j]) for i, j in zip(one[order], other[order], strict=True)]
+
+
+def _join(found: Sequence[np.ndarray], links: Sequence[Link]) -> list[dict[int, int]]:
+    """Groups of joints, each a mapping from joint to place: every joint alone at first, then merged along links."""
     group = {(joint, place): {joint: place} for joint in range(JOINTS) for place in range(len(found[joint]))}
-    for start, end in bones:
+    for start, end in links:
         one, other = group[start], group[end]
         if one is other or one.keys() & other.keys():
             continue

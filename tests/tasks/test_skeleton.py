@@ -138,6 +138,26 @@ def test_hidden_joints_and_their_bones_are_left_out():
     assert found["keypoints"][0, :, 2].tolist() == [2.0] * 13 + [0.0] * 4
 
 
+def test_joints_beyond_a_hidden_one_are_the_nearest_persons():
+    """Two people without elbows: no bone leads to their wrists, which are nearer to their own shoulders."""
+    seen = [joint for joint in range(17) if joint not in (7, 8)]
+    figures = [person(x, 10, x + 34, 96, (1, 128, 128), visible=seen) for x in (4, 84)]
+    found = decode_pose(encode_pose(people_of(*figures, size=(128, 128))))["keypoints"]
+    assert len(found) == 2
+    found = found[found[:, 0, 0].argsort()]
+    assert ((found[..., 2] > 0) == torch.tensor([joint in seen for joint in range(17)])).all()
+    for one, figure in zip(found[:, seen], figures, strict=True):
+        assert (one - figure.keypoints[seen])[:, :2].norm(dim=-1).max() <= 0.7
+
+
+def test_parts_far_apart_are_two_people():
+    """A head on one side and legs on the other, a sixth of the picture or more between them."""
+    head = person(4, 4, 40, 90, (1, 128, 128), visible=range(5))
+    legs = person(80, 4, 120, 120, (1, 128, 128), visible=range(11, 17))
+    found = decode_pose(encode_pose(people_of(head, legs, size=(128, 128))))["keypoints"]
+    assert sorted((found[..., 2] > 0).sum(1).tolist()) == [5, 6]
+
+
 def test_smaller_people_lie_over_larger_ones():
     large, small = person(10, 0, 110, 128, (1, 128, 128)), person(40, 40, 80, 110, (1, 128, 128))
     for order in ((large, small), (small, large)):
