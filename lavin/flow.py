@@ -60,6 +60,8 @@ def loss(
     t: Tensor,
     generator: Generator | None = None,
     l1_weight: float = 0.0,
+    teacher: VelocityModel | None = None,
+    taught: Tensor | None = None,
 ) -> Tensor:
     """mean |v(x_t, t, condition) - (data - noise)|², plus ``l1_weight`` times the mean absolute error.
 
@@ -67,12 +69,17 @@ def loss(
         condition: clean latents, (batch, channels, frames, height, width).
         target: clean target latents, (batch, channels, targets * frames, height, width).
         t: (batch,), or (batch, targets) for parallel targets.
+        teacher: gives the velocity to learn in place of data - noise where ``taught``, (batch,) bool.
 
     Returns:
         One number per target, in the shape of t, float32.
     """
     noise = torch.randn(target.shape, generator=generator, device=target.device, dtype=target.dtype)
     noisy_target, velocity = interpolate(noise, target, t)
+    if teacher is not None and taught.any():
+        with torch.no_grad():
+            answer = teacher(noisy_target[taught], t[taught], condition[taught])
+        velocity[taught] = answer.to(velocity.dtype)
     error = model(noisy_target, t, condition).to(velocity.dtype) - velocity
     error = error.square() + l1_weight * error.abs() if l1_weight else error.square()
     targets = 1 if t.ndim == 1 else t.shape[1]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lavin.errors import InputError
+from lavin.suggest import unknown
 from lavin.training.buckets import buckets_of, shapes_of
 from lavin.training.config_files import load_config, to_dict
 from lavin.training.data_config import (
@@ -89,6 +90,27 @@ class STVAEConfig:
 
 
 @dataclass
+class DistillationConfig:
+    """Learning new tasks without forgetting the others (Li and Hoiem, Learning without Forgetting, 2016)."""
+
+    teacher: str | None = None
+    """Model (a bundled name or a pipeline folder), of the sizes in ``model`` and trained on latents of ``stvae``. Its
+    velocity takes the place of data - noise in the contexts of all tasks but ``learned``; None for no teacher."""
+    learned: list[str] = field(default_factory=list)
+    """Tasks that learn from their targets, as all do without a teacher."""
+
+    def check(self, tasks: list[str]) -> None:
+        """Refuse what teaches nothing and tasks that are not trained."""
+        if self.learned and not self.teacher:
+            raise InputError("distillation.learned needs distillation.teacher, the model that the other tasks keep to")
+        if self.teacher and not self.learned:
+            raise InputError("distillation.learned is empty; it names the tasks that do not keep to the teacher")
+        for name in self.learned:
+            if name not in tasks:
+                raise InputError(f"distillation.learned: {unknown('task of this training', name, tasks)}")
+
+
+@dataclass
 class PretrainConfig:
     """Training of the J-DiT by flow matching: `train/pretrain.py`."""
 
@@ -122,6 +144,7 @@ class PretrainConfig:
     init: str | None = None
     """Start from the J-DiT of this model (a bundled name or a pipeline folder) instead of fresh weights; it must have
     the sizes in ``model``."""
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     export_dtype: str = "float32"
     """Precision of the exported model's files: ``float32``, ``float16`` or ``bfloat16``."""
 
@@ -130,6 +153,7 @@ class PretrainConfig:
         self.tasks.resolve(self.scenes, self.stream.people_share > 0, shapes_of(self))
         check_stream(self)
         self.check_contexts()
+        self.distillation.check(list(self.tasks.probabilities()))
         if self.export_dtype not in ("float32", "float16", "bfloat16"):
             raise InputError(f"export_dtype is '{self.export_dtype}'; it must be float32, float16 or bfloat16")
         part, whole = self.tasks.prefix_frames, self.scenes.frames

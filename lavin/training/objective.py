@@ -26,6 +26,8 @@ def sequence_loss(
     generator: torch.Generator | None,
     l1_weight: float = 0.0,
     dropped: np.ndarray | None = None,
+    teacher: torch.nn.Module | None = None,
+    taught: Tensor | None = None,
 ) -> Tensor:
     """Flow-matching loss of a batch of sequences, one number per target.
 
@@ -35,24 +37,30 @@ def sequence_loss(
         t: (batch, pairs) to train all n targets in parallel, as causal models do; (batch,) to train the last one.
         dropped: (batch,) bool, sequences of full models that lose their pairs: their condition is that of guidance,
             ``[one all-zero latent frame, query]``, and so shorter; they make a forward pass of their own.
+        teacher: its velocity is what the sequences of ``taught``, (batch,) bool, learn.
 
     Returns:
         In the shape of t.
     """
     frames = targets.shape[2] // pairs
     clips = context.clip_frames(condition.shape[2], frames, pairs)
-    whole = partial(model, clip_frames=clips)
+
+    def loss(condition: Tensor, targets: Tensor, t: Tensor, clips: tuple[int, ...], taught: Tensor | None) -> Tensor:
+        network, master = (each and partial(each, clip_frames=clips) for each in (model, teacher))
+        return flow.loss(network, condition, targets, t, generator, l1_weight, master, taught)
+
     if t.ndim == 2:
-        return flow.loss(whole, condition, targets, t, generator, l1_weight)
+        return loss(condition, targets, t, clips, taught)
     last = targets[:, :, -frames:]
     if dropped is None or not dropped.any():
-        return flow.loss(whole, condition, last, t, generator, l1_weight)
-    alone = partial(model, clip_frames=(1, clips[-1]))
+        return loss(condition, last, t, clips, taught)
     order, losses = [], []
-    for rows, network in ((~dropped, whole), (dropped, alone)):
+    for rows, lengths in ((~dropped, clips), (dropped, (1, clips[-1]))):
         chosen = torch.from_numpy(rows.nonzero()[0]).to(t.device)
         if len(chosen):
-            seen = condition[chosen] if network is whole else context.unconditional(condition[chosen, :, -clips[-1] :])
-            losses.append(flow.loss(network, seen, last[chosen], t[chosen], generator, l1_weight))
+            seen = condition[chosen]
+            if lengths is not clips:
+                seen = context.unconditional(seen[:, :, -clips[-1] :])
+            losses.append(loss(seen, last[chosen], t[chosen], lengths, taught if taught is None else taught[chosen]))
             order.append(chosen)
     return torch.cat(losses)[torch.cat(order).argsort()]

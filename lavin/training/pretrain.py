@@ -36,8 +36,8 @@ TIMESTEP_BUCKETS = ("0.00-0.25", "0.25-0.50", "0.50-0.75", "0.75-1.00")
 """Quarters of t, by which the training loss is told apart."""
 
 
-def start_from(jdit: JDiT, model: str) -> None:
-    """Copy the weights of a model's J-DiT.
+def start_from(jdit: JDiT, model: str, key: str = "init") -> None:
+    """Copy the weights of a model's J-DiT; ``key`` of the configuration names it.
 
     Raises:
         InputError: no such model, or it has other sizes.
@@ -47,7 +47,16 @@ def start_from(jdit: JDiT, model: str) -> None:
         jdit.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise InputError(f"init: the J-DiT of '{model}' has other sizes than 'model' says ({reason})") from error
+        raise InputError(f"{key}: the J-DiT of '{model}' has other sizes than 'model' says ({reason})") from error
+
+
+def teacher_of(jdit: JDiT, model: str | None) -> JDiT | None:
+    """A frozen J-DiT of the same sizes with the weights of a model, if any."""
+    if model is None:
+        return None
+    teacher = copy.deepcopy(jdit).requires_grad_(False)
+    start_from(teacher, model, "distillation.teacher")
+    return teacher
 
 
 def validation_loss(
@@ -104,18 +113,22 @@ def train(config: PretrainConfig) -> Path:
     jdit.use_attention(config.run.attention)
     if config.init:
         start_from(jdit, config.init)
+    teacher = teacher_of(jdit, config.distillation.teacher)
     buckets = buckets_of(config)
     many_shapes = len(buckets) * len(config.sequence_lengths) > 1 or not config.causal
     trainer = Trainer(jdit, config.run, config.optimizer, to_dict(config), many_shapes)
     accelerator = trainer.accelerator
     device = accelerator.device
     stvae.to(device)
+    if teacher is not None:
+        teacher.to(device)
     with accelerator.main_process_first():  # the others find what it wrote
         validation = [cached(config, bucket, stvae, folder, "validation") for bucket in buckets]
         place = (accelerator.process_index, accelerator.num_processes)
         supply = None if config.stream.workers else Supply(config, buckets, stvae, folder, trainer.step, *place)
     supply = supply or Supply(config, buckets, stvae, folder, trainer.step, *place)
     causal, tasks = config.causal, list(config.tasks.probabilities())
+    learned = torch.tensor([tasks.index(name) for name in config.distillation.learned], dtype=torch.long)
     episodes = panel_episodes(config, buckets)
     settings = {"sample_size": config.scenes.size, "max_pairs": config.train_pairs - causal}
     pipeline = LavinPipeline(stvae, trainer.bare_model, **settings)
@@ -137,9 +150,12 @@ def train(config: PretrainConfig) -> Path:
             condition, targets = condition.to(device), targets.to(device)
         trainer.remember(condition=condition, targets=targets)
         t = draw_timesteps(targets, plan.pairs, causal, generator, config.timestep_mean)
-        loss = sequence_loss(model, condition, targets, t, plan.pairs, generator, config.l1_weight, plan.dropped)
         names = supply.contexts[plan.bucket.number].tasks
         numbers = torch.tensor([tasks.index(name) for name in names])[task_ids]
+        taught = ~torch.isin(numbers, learned).to(device)
+        loss = sequence_loss(
+            model, condition, targets, t, plan.pairs, generator, config.l1_weight, plan.dropped, teacher, taught
+        )
         monitor.note_losses(loss, **loss_groups(t, numbers, plan))
         monitor.note_batch(len(targets), (plan.bucket.number, plan.pairs))
         return loss.mean(), supply.logs()
