@@ -46,7 +46,8 @@ def sequence_loss(
     clips = context.clip_frames(condition.shape[2], frames, pairs)
 
     def loss(condition: Tensor, targets: Tensor, t: Tensor, clips: tuple[int, ...], taught: Tensor | None) -> Tensor:
-        network, master = (each and partial(each, clip_frames=clips) for each in (model, teacher))
+        network = partial(model, clip_frames=clips)
+        master = None if teacher is None else partial(teacher, clip_frames=clips)
         return flow.loss(network, condition, targets, t, generator, l1_weight, master, taught)
 
     if t.ndim == 2:
