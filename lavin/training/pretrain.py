@@ -42,7 +42,11 @@ def start_from(jdit: JDiT, model: str, key: str = "init") -> None:
     Raises:
         InputError: no such model, or it has other sizes.
     """
-    weights = load_component(JDiT, find_model(model) / "jdit", torch.float32).state_dict()
+    try:
+        folder = find_model(model)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
+    weights = load_component(JDiT, folder / "jdit", torch.float32).state_dict()
     try:
         jdit.load_state_dict(weights)
     except RuntimeError as error:

@@ -94,6 +94,9 @@ def test_a_model_that_is_its_own_teacher_errs_in_what_it_learns_alone(tmp_path):
     assert loss[taught].max() < 1e-9 < 1e-2 < loss[~taught].min()
     with pytest.raises(InputError, match=r"distillation\.teacher: the J-DiT of .* has other sizes"):
         pretrain.train(config(*run, *keep, f"run.output_dir={tmp_path}/third", "model.hidden_size=32"))
+    mistyped = ["distillation.teacher=lavin-tny", "distillation.learned=[depth]"]
+    with pytest.raises(InputError, match=r"distillation\.teacher: unknown model 'lavin-tny'; did you mean"):
+        pretrain.train(config(*run, *mistyped, f"run.output_dir={tmp_path}/fourth"))
 
 
 @pytest.mark.parametrize(
