@@ -1,5 +1,6 @@
 """The bundled weights: what the README says of them, on queries of the benchmark."""
 
+import dataclasses
 import json
 
 import pytest
@@ -14,7 +15,8 @@ from lavin.tasks import REGISTRY, get_task
 SETTINGS = scenes.Settings(queries=8, batch=8, pool=256)
 MEBIBYTE = 2**20
 TRAINED = scenes.trained_tasks(assets_dir() / "lavin-tiny")
-NOT_LEARNED = {"pose": "drawn too seldom in training: the card says so"}
+MORE_QUERIES = {"pose": 64}
+"""As many as the suite takes: an OKS of 0.05 is many people with none and few with much, whose mean scatters widely."""
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +57,11 @@ def test_the_record_names_what_training_left_out(held_out):
     assert record["config"]["tasks"]["held_out_tasks"] == ["deraining"]
 
 
-@pytest.mark.parametrize("task", [name for name in TRAINED if name not in NOT_LEARNED])
+@pytest.mark.parametrize("task", TRAINED)
 def test_every_task_beats_both_baselines(pipeline, pools, held_out, task):
     (row,) = scenes.task_rows([task])
-    result = scenes.evaluate_row(pipeline, pools.of(row.task), row, SETTINGS, held_out)
+    settings = dataclasses.replace(SETTINGS, queries=MORE_QUERIES.get(task, SETTINGS.queries))
+    result = scenes.evaluate_row(pipeline, pools.of(row.task), row, settings, held_out)
     assert result.error_reduction > 0, result
 
 
