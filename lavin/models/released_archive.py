@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tarfile
 import tempfile
 import zlib
@@ -93,9 +94,19 @@ def extract(archive: Path, target: Path) -> None:
         with tarfile.open(archive) as tar:
             for member in tar:
                 check_member(archive, member)
-                tar.extract(member, target, filter="data")
+                write_member(tar, member, target / member.name)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise InputError(f"{archive}: cannot be unpacked ({error})") from error
+
+
+def write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    """Unpack a checked file or folder without its mode and owner; ``TarFile.extract`` can do so from 3.11.4 on only."""
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tar.extractfile(member) as packed, path.open("wb") as unpacked:
+        shutil.copyfileobj(packed, unpacked)
 
 
 def check_member(archive: Path, member: tarfile.TarInfo) -> None:
