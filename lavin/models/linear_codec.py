@@ -57,24 +57,45 @@ class LinearCodec(nn.Module):
 
         Without a clip of several frames, later frames are taken to stand still: their patch is the mean of its frames.
         """
-        image, clip = PatchStatistics(self.image_mean), PatchStatistics(self.clip_mean)
+        image, later = PatchStatistics(self.image_mean), PatchStatistics(self.clip_mean)
         for sample in clips:
             image.add(self.patches(sample, 1))
-            clip.add(self.patches(sample[:, :, 1:], self.patch_frames))
+            later.add(self.patches(sample[:, :, 1:], self.patch_frames))
         if image.count == 0:
             raise ValueError("the linear codec was given no clips to fit; pass at least a few hundred 8x8 patches")
-        mean, basis, std = image.principal_components(len(self.image_std))
-        self._store("image", mean, basis, std)
-        still = {"pattern": "... (c p) -> ... (c t p)", "c": 3, "t": self.patch_frames}
-        still_basis = repeat(basis, **still) / self.patch_frames**0.5
-        if clip.count == 0:
-            self._store("clip", repeat(mean, **still), still_basis, std)
-            return
-        mean, basis, std = clip.principal_components(len(self.clip_std))
-        sign = torch.where(
-            (basis * still_basis).sum(1, keepdim=True) < 0, -1.0, 1.0
-        )  # a channel means one thing in all frames
-        self._store("clip", mean, basis * sign, std / self.patch_frames**0.5)  # in units of one frame, as for images
+        self._store("image", *image.principal_components(len(self.image_std)))
+        if later.count:
+            self._store_later(later)
+        else:
+            self._store("clip", self._standing(self.image_mean), self._standing_basis, self.image_std)
+
+    @torch.no_grad()
+    def fit_later_frames(self, clips: Iterable[Tensor]) -> None:
+        """Measure the basis of later frames alone; pictures and first frames are coded as before.
+
+        Args:
+            clips: (batch, 3, 1 + 4k, height, width), k at least 1.
+        """
+        later = PatchStatistics(self.clip_mean)
+        for sample in clips:
+            later.add(self.patches(sample[:, :, 1:], self.patch_frames))
+        if later.count == 0:
+            raise ValueError("the linear codec of later frames was given none to fit; pass clips of 5 frames or more")
+        self._store_later(later)
+
+    def _store_later(self, statistics: PatchStatistics) -> None:
+        mean, basis, std = statistics.principal_components(len(self.clip_std))
+        against = (basis * self._standing_basis).sum(1, keepdim=True) < 0
+        basis = basis * torch.where(against, -1.0, 1.0)  # a channel means one thing in all frames
+        self._store("clip", mean, basis, std / self.patch_frames**0.5)  # in units of one frame, as for images
+
+    @property
+    def _standing_basis(self) -> Tensor:
+        """The images' basis for frames that stand still."""
+        return self._standing(self.image_basis) / self.patch_frames**0.5
+
+    def _standing(self, patches: Tensor) -> Tensor:
+        return repeat(patches, "... (c p) -> ... (c t p)", c=3, t=self.patch_frames)
 
     def _store(self, name: str, mean: Tensor, basis: Tensor, std: Tensor) -> None:
         for part, value in (("mean", mean), ("basis", basis), ("std", std.clamp_min(SMALLEST_STD))):

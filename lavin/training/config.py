@@ -66,11 +66,17 @@ class STVAEConfig:
     freeze_encoder: bool = False
     """Train the decoder alone: the latents of ``init``, their shift and scale stay as they are, and so a J-DiT that was
     trained on them goes on to fit."""
+    freeze_pictures: bool = False
+    """Learn clips alone: pictures and first frames are encoded and decoded as by ``init``. Kernels learn what they do
+    with later frames, and these have their linear codec measured anew. For a J-DiT that knows pictures only."""
 
     def __post_init__(self):
         check_positive(self, "pictures")
-        if self.freeze_encoder and not self.init:
-            raise InputError("freeze_encoder needs init, the ST-VAE whose latents stay as they are")
+        for key in ("freeze_encoder", "freeze_pictures"):
+            if getattr(self, key) and not self.init:
+                raise InputError(f"{key} needs init, the ST-VAE whose latents stay as they are")
+        if self.freeze_pictures and (self.freeze_encoder or not self.clip_share):
+            raise InputError("freeze_pictures is for training on clips: it needs clip_share and no freeze_encoder")
         self.tasks.resolve(self.scenes, self.stream.people_share > 0)
         check_stream(self)
         if not 0 <= self.clip_share < 1:

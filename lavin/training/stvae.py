@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lavin.data.mixture import Pool
 from lavin.errors import InputError
 from lavin.models.stvae import STVAE
+from lavin.models.stvae_layers import CausalConv3d
 from lavin.pictures import to_uint8
 from lavin.training.adversary import Adversary
 from lavin.training.config import STVAEConfig, to_dict
@@ -25,6 +26,7 @@ from lavin.training.stvae_data import (
     StreamedPictures,
     as_clips,
     as_many_pixels,
+    clip_settings,
     draw_size,
     random_parts,
     training_pictures,
@@ -33,6 +35,10 @@ from lavin.training.stvae_losses import Perceptual, adaptive_weight, check_backb
 from lavin.training.trainer import Trainer
 
 KINDS = ("stvae", "cogvideox")
+CODEC_BATCHES = 8
+"""Batches that the linear codec is measured on."""
+CODEC_CLIPS = 96
+"""Clips, half of them painted labels, that its later frames alone are measured on."""
 
 
 def new_model(config: STVAEConfig) -> nn.Module:
@@ -62,6 +68,8 @@ def new_model(config: STVAEConfig) -> nn.Module:
             raise InputError("init: model.kind=cogvideox starts from fresh weights; leave it out")
         start_from(model, config.init)
         model.encoder.requires_grad_(not config.freeze_encoder)
+        if config.freeze_pictures:
+            train_later_frames_alone(model)
     return model
 
 
@@ -78,6 +86,30 @@ def start_from(stvae: STVAE, model: str) -> None:
         reason = str(error).splitlines()[1].strip()
         raise InputError(f"init: the ST-VAE of '{model}' has other sizes than 'model' says ({reason})") from error
     stvae.register_to_config(shift=other.config.shift, scale=other.config.scale)
+
+
+class PicturesKept:
+    """After an optimizer's step, put the sums over time of the kernels that learn back to what they were.
+
+    Pictures and first frames see these sums alone (``CausalConv3d``), later frames the slices.
+    """
+
+    def __init__(self, stvae: STVAE):
+        self.weights = [weight for weight in stvae.parameters() if weight.requires_grad]
+        self.sums = [weight.detach().sum(2, keepdim=True) for weight in self.weights]
+
+    @torch.no_grad()
+    def __call__(self, *_) -> None:
+        for weight, total in zip(self.weights, self.sums, strict=True):
+            weight += (total - weight.sum(2, keepdim=True)) / weight.shape[2]
+
+
+def train_later_frames_alone(stvae: STVAE) -> None:
+    """Only kernels over several frames want gradients; ``PicturesKept`` keeps their sums."""
+    stvae.requires_grad_(False)
+    for layer in stvae.modules():
+        if isinstance(layer, CausalConv3d) and layer.kernel_size[0] > 1:
+            layer.weight.requires_grad_(True)
 
 
 def last_layer(model: nn.Module) -> Tensor:
@@ -147,6 +179,20 @@ class Objective:
         return loss, {name: term.detach() for name, term in terms.items()}
 
 
+def codec_clips(config: STVAEConfig) -> Iterator[Tensor]:
+    """Training clips in [-1, 1]: a stream's are too few when training begins."""
+    scenes, tasks = clip_settings(config)
+    count = min(CODEC_CLIPS, config.clips)
+    pool = Pool(scenes.source("train"), range(max(1, count // 2)), batch=8)
+    return batches(training_pictures(pool, tasks, count, config.run.seed), 8)
+
+
+def share_codec(stvae: STVAE) -> None:
+    """Give all ranks the first one's linear codec: each has drawn its own clips."""
+    for name, buffer in broadcast(dict(stvae.shortcut.named_buffers())).items():
+        stvae.shortcut.get_buffer(name).copy_(buffer)
+
+
 def train(config: STVAEConfig) -> Path:
     """Train an ST-VAE and export it, its latents' shift and scale measured.
 
@@ -183,11 +229,15 @@ def train(config: STVAEConfig) -> Path:
     def reconstruct(clip: Tensor) -> Tensor:
         return stvae(clip.to(device)).sample
 
-    if stvae.shortcut is not None and not config.init and trainer.step == 0:
+    if config.freeze_pictures:
+        trainer.engine.adamw.register_step_post_hook(PicturesKept(stvae))
+        if stvae.shortcut is not None and trainer.step == 0:
+            stvae.shortcut.fit_later_frames(clip.to(device) for clip in codec_clips(config))
+            share_codec(stvae)
+    elif stvae.shortcut is not None and not config.init and trainer.step == 0:
         rng = np.random.default_rng(config.run.seed)
-        stvae.fit_linear_shortcut(source.draw(rng, 500) for _ in range(8))
-        for name, buffer in broadcast(dict(stvae.shortcut.named_buffers())).items():
-            stvae.shortcut.get_buffer(name).copy_(buffer)  # each rank has drawn its own
+        stvae.fit_linear_shortcut(source.draw(rng, 500) for _ in range(CODEC_BATCHES))
+        share_codec(stvae)
         floor = [f"{psnr(reconstruct, kind):.2f}" for kind in (photos, labels)]
         accelerator.print("linear codec alone: {} dB on photos, {} dB on labels".format(*floor))
 
@@ -222,7 +272,7 @@ def train(config: STVAEConfig) -> Path:
         averaged = trainer.averaged_model()
         if averaged is None:
             return
-        if not config.freeze_encoder:
+        if not config.freeze_encoder and not config.freeze_pictures:
             rng = np.random.default_rng(config.run.seed)
             count = min(100, 4 * config.run.batch_size)
             averaged.to(device).measure_latents((source.draw(rng, count) for _ in range(40)), config.scale_per_channel)

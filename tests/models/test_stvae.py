@@ -1,5 +1,6 @@
 """The ST-VAE: what depends on what in time, images as 2D, the linear shortcut, saving, and the errors."""
 
+import copy
 from collections import Counter
 
 import numpy as np
@@ -253,6 +254,19 @@ def test_shortcut_is_half_whitened_and_touches_the_mean_only():
     np.testing.assert_allclose(latent_std.numpy(), std**0.5, rtol=1e-6)
     assert posterior.logvar.unique().numel() == 1
     assert posterior.std.max() < 0.1 * latent_std.min()  # a sample, too, decodes as the codec does
+
+
+def test_later_frames_alone_are_fitted_as_with_the_rest():
+    vae = STVAE(**SMALL, linear_shortcut=True).double()
+    vae.fit_linear_shortcut([smooth_clip(16, 5)])
+    whole = copy.deepcopy(dict(vae.shortcut.named_buffers()))
+    vae.fit_linear_shortcut([fold(smooth_clip(16, 5))[:, :, None]])  # the same frames as images: later ones stand still
+    assert not torch.allclose(vae.shortcut.clip_basis, whole["clip_basis"])
+    vae.shortcut.fit_later_frames([smooth_clip(16, 5)])
+    for name, buffer in vae.shortcut.named_buffers():
+        torch.testing.assert_close(buffer, whole[name])
+    with pytest.raises(ValueError, match="clips of 5 frames or more"):
+        vae.shortcut.fit_later_frames([smooth_clip(16, 1)])
 
 
 def test_shortcut_fitted_to_images_takes_later_frames_for_still():

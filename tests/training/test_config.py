@@ -103,7 +103,7 @@ def test_decay_may_be_a_share_of_the_run():
     ("override", "message"),
     [
         ("freeze_encoder=true", "freeze_encoder needs init"),
-        ("freeze_encoder=true", "freeze_encoder needs init"),
+        ("freeze_pictures=true", "freeze_pictures needs init"),
         ("label_share=1", "label_share is 1.0; it must be at least 0 and below 1"),
         ("crop_sizes=[60]", "crop_sizes has 60; sides are multiples of 8 from 8 to scenes.size=64"),
         ("crop_sizes=[72]", "crop_sizes has 72"),
@@ -123,6 +123,13 @@ def test_decay_may_be_a_share_of_the_run():
 def test_wrong_values_of_the_st_vaes_training_are_refused_by_name(override, message):
     with pytest.raises(InputError, match=message):
         load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", [override])
+
+
+@pytest.mark.parametrize("other", ["clip_share=0", "freeze_encoder=true"])
+def test_learning_clips_alone_needs_clips_and_an_encoder_that_learns(other):
+    overrides = ["init=lavin-tiny", "clip_share=0.5", "freeze_pictures=true", other]
+    with pytest.raises(InputError, match="needs clip_share and no freeze_encoder"):
+        load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", overrides)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has FlexAttention")

@@ -111,3 +111,27 @@ def test_a_frozen_encoder_keeps_its_latents_while_the_decoder_learns(tmp_path):
     changed = {name for name, value in second.state_dict().items() if not torch.equal(value, first.state_dict()[name])}
     assert changed and all(name.startswith("decoder.") for name in changed)
     assert not torch.equal(second.from_latent(first.to_latent(clip)), first.from_latent(first.to_latent(clip)))
+
+
+def test_frozen_pictures_stay_as_they_are_while_later_frames_learn(tmp_path):
+    """A J-DiT that knows pictures alone must go on to fit, and what it draws must look the same."""
+    first = STVAE(**load_config(STVAEConfig, config_dir() / "stvae/debug.yaml").model, shift=0.25, scale=0.5)
+    moving = torch.stack([sample.rgb() for sample in Pool(Scenes("train", size=32, frames=5), range(8))])
+    first.fit_linear_shortcut([moving[:, :, :1]])  # pictures alone, so later frames are taken to stand still
+    for conv in (first.encoder.conv_out, first.decoder.conv_out):
+        torch.nn.init.normal_(conv.weight, std=0.05)
+    first.save_pretrained(tmp_path / "first")
+    overrides = [
+        f"output_dir={tmp_path}/run", "run.max_steps=6", "run.validate_every=0", "run.precision=fp32",
+        "run.batch_size=10", "run.ema_decay=0", "scenes.size=32", "scenes.train_scenes=12", "pictures=12", "clips=12",
+        "clip_share=0.8", "scenes.validation_scenes=12", "tasks.weights={edges: 1}", f"init={tmp_path}/first",
+        "freeze_pictures=true", "optimizer.learning_rate=3e-3",
+    ]  # fmt: skip
+    second = STVAE.from_pretrained(train(load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", overrides)))
+    before, after = first.to_latent(moving), second.to_latent(moving)
+    torch.testing.assert_close(after[:, :, 0], before[:, :, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(second.to_latent(moving[:, :, :1]), before[:, :, :1], atol=1e-5, rtol=0)
+    assert (after[:, :, 1:] - before[:, :, 1:]).abs().mean() > 0.01
+    decoded = [vae.from_latent(before) for vae in (first, second)]
+    torch.testing.assert_close(decoded[1][:, :, 0], decoded[0][:, :, 0], atol=1e-5, rtol=0)
+    assert (decoded[1][:, :, 1:] - decoded[0][:, :, 1:]).abs().mean() > 0.01
