@@ -70,24 +70,29 @@ class LinearCodec(nn.Module):
             self._store("clip", self._standing(self.image_mean), self._standing_basis, self.image_std)
 
     @torch.no_grad()
-    def fit_later_frames(self, clips: Iterable[Tensor]) -> None:
+    def fit_later_frames(self, clips: Iterable[Tensor], standing: int = 0) -> None:
         """Measure the basis of later frames alone; pictures and first frames are coded as before.
 
         Args:
             clips: (batch, 3, 1 + 4k, height, width), k at least 1.
+            standing: leading channels that stay the pictures' of frames that stand still, so that what was learned on
+                pictures goes on to fit; the others are measured on what these leave.
         """
         later = PatchStatistics(self.clip_mean)
         for sample in clips:
             later.add(self.patches(sample[:, :, 1:], self.patch_frames))
         if later.count == 0:
             raise ValueError("the linear codec of later frames was given none to fit; pass clips of 5 frames or more")
-        self._store_later(later)
+        self._store_later(later, standing)
 
-    def _store_later(self, statistics: PatchStatistics) -> None:
-        mean, basis, std = statistics.principal_components(len(self.clip_std))
-        against = (basis * self._standing_basis).sum(1, keepdim=True) < 0
+    def _store_later(self, statistics: PatchStatistics, standing: int = 0) -> None:
+        kept = self._standing_basis[:standing].to(statistics.sum)
+        mean, basis, std = statistics.principal_components(len(self.clip_std) - standing, without=kept)
+        mean = mean + (self._standing(self.image_mean).to(mean) - mean) @ kept.T @ kept
+        against = (basis * self._standing_basis[standing:]).sum(1, keepdim=True) < 0
         basis = basis * torch.where(against, -1.0, 1.0)  # a channel means one thing in all frames
-        self._store("clip", mean, basis, std / self.patch_frames**0.5)  # in units of one frame, as for images
+        std = torch.cat([self.image_std[:standing].to(std), std / self.patch_frames**0.5])  # in units of one frame
+        self._store("clip", mean, torch.cat([kept, basis]), std)
 
     @property
     def _standing_basis(self) -> Tensor:
@@ -116,9 +121,17 @@ class PatchStatistics:
         self.sum += rows.sum(0)
         self.outer += rows.T @ rows
 
-    def principal_components(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, the ``count`` leading unit directions as rows, and the standard deviation along each."""
+    def principal_components(self, count: int, without: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, the ``count`` leading unit directions as rows, and the standard deviation along each.
+
+        Args:
+            without: orthonormal rows; only directions at right angles to them are looked for.
+        """
         mean = self.sum / self.count
-        variance, directions = torch.linalg.eigh(self.outer / self.count - mean.outer(mean))
+        covariance = self.outer / self.count - mean.outer(mean)
+        if without is not None:
+            covariance = covariance - without.T @ (without @ covariance)
+            covariance = covariance - (covariance @ without.T) @ without
+        variance, directions = torch.linalg.eigh(covariance)
         leading = directions.flip(1)[:, :count].T
         return mean, leading, variance.flip(0)[:count].clamp_min(0).sqrt()

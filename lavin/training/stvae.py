@@ -37,6 +37,9 @@ from lavin.training.trainer import Trainer
 KINDS = ("stvae", "cogvideox")
 CODEC_BATCHES = 8
 """Batches that the linear codec is measured on."""
+STANDING = 0.75
+"""Share of the channels of later frames that stay the pictures' when clips are learned alone: with fewer the codec's
+blocks are seen, with more less is left for motion."""
 CODEC_CLIPS = 96
 """Clips, half of them painted labels, that its later frames alone are measured on."""
 
@@ -232,7 +235,8 @@ def train(config: STVAEConfig) -> Path:
     if config.freeze_pictures:
         trainer.engine.adamw.register_step_post_hook(PicturesKept(stvae))
         if stvae.shortcut is not None and trainer.step == 0:
-            stvae.shortcut.fit_later_frames(clip.to(device) for clip in codec_clips(config))
+            standing = int(STANDING * stvae.config.latent_channels)
+            stvae.shortcut.fit_later_frames((clip.to(device) for clip in codec_clips(config)), standing)
             share_codec(stvae)
     elif stvae.shortcut is not None and not config.init and trainer.step == 0:
         rng = np.random.default_rng(config.run.seed)

@@ -269,6 +269,20 @@ def test_later_frames_alone_are_fitted_as_with_the_rest():
         vae.shortcut.fit_later_frames([smooth_clip(16, 1)])
 
 
+def test_channels_that_stay_the_pictures_keep_still_frames_and_leave_the_rest_to_motion():
+    """The first two channels code later frames as if they stood still; two more are the PCA of what is left."""
+    vae = STVAE(**SMALL, linear_shortcut=True).double()
+    vae.fit_linear_shortcut([smooth_clip(16, 1)])
+    still, moving = copy.deepcopy(vae.shortcut), smooth_clip(16, 5, seed=1)
+    vae.shortcut.fit_later_frames([moving], standing=2)
+    found, before = (codec.encode(moving)[:, :, 1:] for codec in (vae.shortcut, still))
+    torch.testing.assert_close(found[:, :2], before[:, :2])
+    kept = still.clip_basis[:2].numpy()
+    rows = numpy_patches(moving[:, :, 1:].numpy(), 4).reshape(-1, 768)
+    _, directions, _ = numpy_pca(rows - rows @ kept.T @ kept, 2)
+    np.testing.assert_allclose(np.abs(vae.shortcut.clip_basis[2:].numpy() @ directions.T), np.eye(2), atol=1e-9)
+
+
 def test_shortcut_fitted_to_images_takes_later_frames_for_still():
     vae = STVAE(**SMALL, linear_shortcut=True).double()
     vae.fit_linear_shortcut([smooth_clip(32, 1)])

@@ -129,9 +129,9 @@ def test_frozen_pictures_stay_as_they_are_while_later_frames_learn(tmp_path):
     ]  # fmt: skip
     second = STVAE.from_pretrained(train(load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", overrides)))
     before, after = first.to_latent(moving), second.to_latent(moving)
-    torch.testing.assert_close(after[:, :, 0], before[:, :, 0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(second.to_latent(moving[:, :, :1]), before[:, :, :1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(after[:, :, 0], before[:, :, 0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(second.to_latent(moving[:, :, :1]), before[:, :, :1], atol=1e-4, rtol=0)
     assert (after[:, :, 1:] - before[:, :, 1:]).abs().mean() > 0.01
     decoded = [vae.from_latent(before) for vae in (first, second)]
-    torch.testing.assert_close(decoded[1][:, :, 0], decoded[0][:, :, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(decoded[1][:, :, 0], decoded[0][:, :, 0], atol=1e-4, rtol=0)
     assert (decoded[1][:, :, 1:] - decoded[0][:, :, 1:]).abs().mean() > 0.01
