@@ -37,11 +37,11 @@ from lavin.training.trainer import Trainer
 KINDS = ("stvae", "cogvideox")
 CODEC_BATCHES = 8
 """Batches that the linear codec is measured on."""
+CODEC_CLIPS = 96
+"""Clips, half of them painted labels, that its later frames alone are measured on."""
 STANDING = 0.75
 """Share of the channels of later frames that stay the pictures' when clips are learned alone: with fewer the codec's
 blocks are seen, with more less is left for motion."""
-CODEC_CLIPS = 96
-"""Clips, half of them painted labels, that its later frames alone are measured on."""
 
 
 def new_model(config: STVAEConfig) -> nn.Module:
@@ -104,7 +104,7 @@ class PicturesKept:
     @torch.no_grad()
     def __call__(self, *_) -> None:
         for weight, total in zip(self.weights, self.sums, strict=True):
-            weight += (total - weight.sum(2, keepdim=True)) / weight.shape[2]
+            weight += (total.to(weight.device) - weight.sum(2, keepdim=True)) / weight.shape[2]
 
 
 def train_later_frames_alone(stvae: STVAE) -> None:
@@ -206,6 +206,7 @@ def train(config: STVAEConfig) -> Path:
         raise InputError("train/stvae.py runs without DeepSpeed; use configs/accelerate/single_gpu.yaml or cpu.yaml")
     torch.manual_seed(config.run.seed)
     stvae = new_model(config)
+    pictures_kept = PicturesKept(stvae) if config.freeze_pictures else None  # as in init: a checkpoint's are rounded
     game = config.losses.discriminator
     adversary = Adversary(game, config.clip_share > 0, config.run.accumulation) if game.weight else None
     if config.losses.perceptual_weight:
@@ -233,7 +234,7 @@ def train(config: STVAEConfig) -> Path:
         return stvae(clip.to(device)).sample
 
     if config.freeze_pictures:
-        trainer.engine.adamw.register_step_post_hook(PicturesKept(stvae))
+        trainer.engine.adamw.register_step_post_hook(pictures_kept)
         if stvae.shortcut is not None and trainer.step == 0:
             standing = int(STANDING * stvae.config.latent_channels)
             stvae.shortcut.fit_later_frames((clip.to(device) for clip in codec_clips(config)), standing)

@@ -127,7 +127,11 @@ def test_frozen_pictures_stay_as_they_are_while_later_frames_learn(tmp_path):
         "clip_share=0.8", "scenes.validation_scenes=12", "tasks.weights={edges: 1}", f"init={tmp_path}/first",
         "freeze_pictures=true", "optimizer.learning_rate=3e-3",
     ]  # fmt: skip
+    train(load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", [*overrides, "run.max_steps=3"]))
     second = STVAE.from_pretrained(train(load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", overrides)))
+    overrides[0] = f"output_dir={tmp_path}/uninterrupted"
+    third = STVAE.from_pretrained(train(load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", overrides)))
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in third.state_dict().items())
     before, after = first.to_latent(moving), second.to_latent(moving)
     torch.testing.assert_close(after[:, :, 0], before[:, :, 0], atol=1e-4, rtol=0)
     torch.testing.assert_close(second.to_latent(moving[:, :, :1]), before[:, :, :1], atol=1e-4, rtol=0)
