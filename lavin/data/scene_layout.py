@@ -20,6 +20,7 @@ SLOTS = 5
 PEOPLE = 3
 """Most people in a scene."""
 FPS = 8.0
+"""Frames per second of clips, unless others are asked for."""
 HORIZON, OVERHEAD = np.array([0.72, 0.78, 0.84]), np.array([0.36, 0.52, 0.74])
 """Mean colours of the sky."""
 PALETTE = np.array(list(COLOURS.values()))
@@ -223,9 +224,9 @@ def orbit(
     return eye, _look_at(eye, aim, np.radians(rng.uniform(-5, 5)))
 
 
-def draw_layout(rng: np.random.Generator, size: tuple[int, int], poses: int = 1) -> Layout:
+def draw_layout(rng: np.random.Generator, size: tuple[int, int], poses: int = 1, fps: float = FPS) -> Layout:
     """Compose a scene: objects of 2 to 20 % of the picture, most of them standing, seen from above eye level."""
-    time = np.arange(poses) / FPS
+    time = np.arange(poses) / fps
     indoors = rng.random() < 0.5
     half_view = np.radians(rng.uniform(20, 30))
     distance = np.exp(rng.uniform(np.log(2.0), np.log(7.0)))

@@ -136,9 +136,9 @@ def _room(places: np.ndarray, bounding: np.ndarray, walls: np.ndarray) -> np.nda
     return np.minimum(0.48 * apart.min(1), (places + walls - bounding[:, None]).min(1)).clip(0, 1.5)
 
 
-def draw_people_layout(rng: np.random.Generator, size: tuple[int, int], poses: int = 1) -> Layout:
+def draw_people_layout(rng: np.random.Generator, size: tuple[int, int], poses: int = 1, fps: float = FPS) -> Layout:
     """Compose a scene of one to ``PEOPLE`` people, most of them whole, and up to four objects around them."""
-    time = np.arange(poses) / FPS
+    time = np.arange(poses) / fps
     shot = _draw_shot(rng)
     bodies, speed = _draw_bodies(rng, time, shot.tall)
     props = _draw_props(rng, shot)

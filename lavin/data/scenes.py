@@ -102,9 +102,11 @@ class Scenes:
         seed: another seed is another endless series of scenes.
         device: where the rays are cast and the labels stay.
         people: scenes with people; their vocabulary has the class "person" too.
+        fps: frames per second of clips: the more, the less moves from one to the next. Of several, scenes take theirs
+            in turn.
 
     Raises:
-        ValueError: an unknown split, or less than one frame.
+        ValueError: an unknown split, less than one frame, or no rate above 0.
     """
 
     vocabulary = VOCABULARY
@@ -117,11 +119,15 @@ class Scenes:
         seed: int = 0,
         device: torch.device | str = "cpu",
         people: bool = False,
+        fps: float | Sequence[float] = FPS,
     ):
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; scenes have {', '.join(SPLITS)}")
         if frames < 1:
             raise ValueError(f"frames is {frames}; a scene has at least 1")
+        self.rates = tuple(map(float, fps)) if isinstance(fps, Sequence) else (float(fps),)
+        if not self.rates or min(self.rates) <= 0:
+            raise ValueError(f"fps is {fps}; it must be above 0")
         self.split, self.frames, self.seed, self.device = split, frames, seed, torch.device(device)
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         self.people = people
@@ -132,7 +138,11 @@ class Scenes:
         """The scene before rendering; for clips with one pose more than frames, where the last flow points to."""
         first, draw = (PEOPLE_SPLITS, draw_people_layout) if self.people else (SPLITS, draw_layout)
         rng = np.random.default_rng((first[self.split], self.seed, index))
-        return draw(rng, self.size, self.frames + (self.frames > 1))
+        return draw(rng, self.size, self.frames + (self.frames > 1), self.fps(index))
+
+    def fps(self, index: int) -> float:
+        """Frames per second of one scene's clip."""
+        return self.rates[index % len(self.rates)]
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples([index])[0]
@@ -211,7 +221,7 @@ class Scenes:
             id=f"scenes/{kind}{self.split}/{self.seed}/{index}",
             dataset="scenes",
             split=self.split,
-            fps=FPS if self.frames > 1 else None,
+            fps=self.fps(index) if self.frames > 1 else None,
             instances=instances,
             semantic=torch.from_numpy(classes).to(ids.device)[ids],
             panoptic=number.to(ids.device)[ids],

@@ -24,11 +24,16 @@ class ScenesConfig:
     """Scenes of the held-out split, for validation."""
     frames: int = 1
     """1 for pictures; 1 + 4k for clips, which tasks of clips are drawn from."""
+    fps: list[float] = field(default_factory=lambda: [8.0])
+    """Frames per second of clips: the more, the less moves from one to the next. Of several, scenes take
+    theirs in turn."""
     people: bool = False
     """Scenes with people, which pose tasks are drawn from."""
 
     def __post_init__(self):
         check_positive(self, "size", "train_scenes", "validation_scenes", "frames")
+        if not self.fps or min(self.fps) <= 0:
+            raise InputError(f"scenes.fps is {self.fps}; it is a list of numbers above 0, e.g. [8, 24]")
         if self.size % 16:
             raise InputError(f"scenes.size is {self.size}; it must be a multiple of 16 (8 of the ST-VAE, 2 of a patch)")
         if self.frames % 4 != 1:
@@ -44,7 +49,7 @@ class ScenesConfig:
         from lavin.data.scenes import Scenes
 
         people = self.people if people is None else people
-        return Scenes(split, size=self.sides, frames=self.frames, people=people)
+        return Scenes(split, size=self.sides, frames=self.frames, people=people, fps=self.fps)
 
     def shows(self, task: str, with_people: bool = False) -> bool:
         """Whether a registered task can be drawn from these scenes."""

@@ -50,6 +50,23 @@ def test_a_clip_starts_with_the_picture_of_its_index(people):
         assert one.keypoints is None or torch.equal(one.keypoints, moving.keypoints[0])
 
 
+@pytest.mark.parametrize("people", [False, True])
+def test_twice_the_frames_a_second_show_the_same_motion_in_twice_the_frames(people):
+    slow, fast = (Scenes(size=32, frames=frames, people=people, fps=fps)[6] for frames, fps in ((5, 8), (9, 16)))
+    assert torch.equal(slow.clip, fast.clip[::2]) and torch.equal(slow.pose, fast.pose[::2])
+    assert (slow.fps, fast.fps) == (8, 16)
+    assert Scenes(size=32, frames=5, people=people).fps(6) == 8
+
+
+def test_scenes_take_their_frames_a_second_in_turn():
+    scenes = Scenes(size=32, frames=5, fps=[8, 24.0])
+    assert [sample.fps for sample in scenes.samples([0, 1, 2, 3])] == [8, 24, 8, 24]
+    assert torch.equal(scenes[3].clip, Scenes(size=32, frames=5, fps=24)[3].clip)
+    for wrong in (0, [8, -1], []):
+        with pytest.raises(ValueError, match="fps"):
+            Scenes(frames=5, fps=wrong)
+
+
 KNOWN = {
     ("train", 64, 1, 0, 0): ([103.94, 95.08, 94.27], 3.7381, [117, 235, 333, 24]),
     ("validation", (40, 56), 1, 5, 3): ([124.92, 129.7, 122.43], 2.385, [120, 332, 91, 30]),
