@@ -23,6 +23,7 @@ Curves = dict[str, list[tuple[int, float]]]
 """Tag -> (step, value) in order of steps."""
 PANELS = {
     "loss": ("loss", "validation/loss", "validation_raw/loss"),
+    "validation PSNR, dB": ("validation/psnr_photos", "validation/psnr_labels", "validation/psnr_clips"),
     "training loss by number of pairs": ("by_pairs/",),
     "training loss by timestep (0 noise, 1 data)": ("by_timestep/",),
     "training loss by task": ("by_task/",),
@@ -95,7 +96,7 @@ def draw(curves: Curves, title: str, reference: Curves) -> bytes:
             if tag in reference:
                 axes.plot(*zip(*reference[tag], strict=True), style, ms=2, lw=1, color="0.75")
             axes.plot(*zip(*curves[tag], strict=True), style, ms=3, lw=1, label=tag)
-        axes.set(xlabel="step", yscale="log", title=panel)
+        axes.set(xlabel="step", yscale="linear" if panel.endswith("dB") else "log", title=panel)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
     figure.suptitle(title)

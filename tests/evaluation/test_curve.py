@@ -44,3 +44,8 @@ def test_mistakes_are_one_line(tmp_path, logs, capsys):
     arguments = [str(logs), str(tmp_path / "x.png"), "--reference", str(tmp_path / "no.json")]
     assert run(curve.app, "curve.py", arguments) == 2
     assert "no.json: no curves that --json wrote" in capsys.readouterr().err
+
+
+def test_the_st_vaes_psnr_has_a_panel():
+    tags = {f"validation/psnr_{kind}": [(1, 20.0), (2, 25.0)] for kind in ("photos", "labels", "clips")}
+    assert curve.chosen(tags, curve.PANELS["validation PSNR, dB"]) == sorted(tags)
