@@ -29,7 +29,8 @@ def quality(
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
     frames: Annotated[int, typer.Option(help="Of the clips, 1 + 4k.")] = 17,
     images: Annotated[int, typer.Option(help="Held-out scenes, and photos of a kind.", min=2)] = 64,
-    clips: Annotated[int, typer.Option(help="Held-out clips.", min=1)] = 8,
+    clips: Annotated[int, typer.Option(help="Held-out clips of a rate.", min=1)] = 8,
+    fps: Annotated[str, typer.Option(help="Their rates, frames per second: more is slower.", metavar="A,B,…")] = "8",
     tasks: Annotated[str | None, typer.Option(help="Only these, e.g. depth,normals.", show_default=False)] = None,
     queries: Annotated[int, typer.Option(help="Targets of a task.", min=1)] = 32,
     pool: Annotated[int, typer.Option(help="Held-out scenes that these are drawn from.", min=2)] = 128,
@@ -65,10 +66,12 @@ def quality(
         raise report.InputError(f"--lpips: {unknown('backbone', backbone, BACKBONES)}")
     perceptual, why_not = report.make_lpips(backbone)
     report.check(size, frames, perceptual is not None)
+    rates = report.rates(fps)
     names = report.task_names([name.strip() for name in tasks.split(",")] if tasks else None)
-    photos = report.photo_clips(data, size, images) if data is not None else {}
+    photos = report.photo_clips(data, size, images, frames) if data is not None else {}
     network = report.load(model).to(find_device(device))
-    kinds = {"scenes": report.scene_clips(size, 1, images), "clips": report.scene_clips(size, frames, clips)} | photos
+    moving = {f"clips, {rate:g} fps": report.scene_clips(size, frames, clips, rate) for rate in rates}
+    kinds = {"scenes": report.scene_clips(size, 1, images)} | moving | photos
     codec = report.fit_codec(size, frames, network.config.latent_channels)
     qualities = [report.quality(kind, network, codec, shown, perceptual) for kind, shown in kinds.items()]
     latent = report.latent_statistics(network, kinds["scenes"])

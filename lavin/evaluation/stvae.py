@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from lavin.data.scene_layout import FPS
 from lavin.data.scenes import Scenes
 from lavin.errors import InputError
 from lavin.evaluation.episodes import Row, draw_episode
@@ -144,17 +145,39 @@ def fit_codec(size: int, frames: int, channels: int) -> LinearCodec:
     return codec
 
 
-def scene_clips(size: int, frames: int, count: int) -> list[Tensor]:
+def scene_clips(size: int, frames: int, count: int, fps: float = FPS) -> list[Tensor]:
     """Held-out scenes as clips (3, frames, size, size)."""
-    return [sample.rgb() for sample in Scenes(SPLIT, size, frames=frames).samples(range(count))]
+    return [sample.rgb() for sample in Scenes(SPLIT, size, frames=frames, fps=fps).samples(range(count))]
 
 
-def photo_clips(folder: str | Path, size: int, count: int) -> dict[str, list[Tensor]]:
-    """Validation photos of a data folder, at most ``count`` of a kind; see ``evaluation.photos.open_data_sets``."""
+def photo_clips(folder: str | Path, size: int, count: int, frames: int) -> dict[str, list[Tensor]]:
+    """Validation photos of a data folder, at most ``count`` of a kind; see ``evaluation.photos.open_data_sets``.
+
+    Those of the RGB-D video follow one another, and are also shown as clips of ``frames`` if there are as many.
+    """
     from lavin.evaluation.photos import open_data_sets
 
     sets = {kind: data.validation for kind, data in open_data_sets(folder, size).items()}
-    return {kind: [photos[i].rgb() for i in range(min(count, len(photos)))] for kind, photos in sets.items()}
+    shown = {kind: [photos[i].rgb() for i in range(min(count, len(photos)))] for kind, photos in sets.items()}
+    video = sets.get("rgbd", ())
+    starts = range(0, len(video) - frames + 1, frames)
+    clips = [torch.cat([video[start + i].rgb() for i in range(frames)], dim=1) for start in starts]
+    return shown | ({"rgbd, video": clips} if clips else {})
+
+
+def rates(text: str) -> list[float]:
+    """Frames per second, as ``--fps`` lists them.
+
+    Raises:
+        InputError: no numbers above 0.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < rate < math.inf for rate in found):
+        raise InputError(f"--fps is '{text}'; it must be numbers above 0, e.g. 8,24")
+    return found
 
 
 # --- The latent -------------------------------------------------------------------------------------------------------

@@ -110,6 +110,13 @@ def test_impossible_sizes_are_refused_by_option(arguments, message):
         report.check(*arguments)
 
 
+@pytest.mark.parametrize("wrong", ["", "8,", "fast", "0", "8,-1", "inf", "nan"])
+def test_rates_are_numbers_above_0(wrong):
+    assert report.rates("8, 24.5") == [8, 24.5]
+    with pytest.raises(InputError, match=r"--fps is '.*'; it must be numbers above 0"):
+        report.rates(wrong)
+
+
 def test_the_ancestor_has_our_weights_count_and_is_read_back_as_itself(tmp_path):
     ours, theirs = STVAE(**SIZES), AutoencoderKLCogVideoX(**SIZES)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
@@ -130,13 +137,13 @@ def test_report_as_a_user_starts_it(tmp_path):
     STVAE(**SIZES).save_pretrained(tmp_path / "model")
     command = [
         sys.executable, "eval/stvae.py", "quality", "--model", str(tmp_path / "model"), "--size", "32", "--frames", "5",
-        "--images", "3", "--clips", "1", "--tasks", "edges", "--queries", "2", "--pool", "12",
+        "--fps", "8,32", "--images", "3", "--clips", "1", "--tasks", "edges", "--queries", "2", "--pool", "12",
         "--out", str(tmp_path / "report.json"), "--picture", str(tmp_path / "report.png"),
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     content = json.loads((tmp_path / "report.json").read_text())
-    assert [kind["kind"] for kind in content["reconstruction"]] == ["scenes", "clips"]
+    assert [kind["kind"] for kind in content["reconstruction"]] == ["scenes", "clips, 8 fps", "clips, 32 fps"]
     assert len(content["reconstruction"][1]["psnr_by_frame"]) == 5
     assert content["tasks"][0]["task"] == "edges"
     assert "LPIPS" in done.stdout or content["reconstruction"][0]["lpips"] is not None
