@@ -20,6 +20,7 @@ from lavin.models.linear_codec import LinearCodec
 from lavin.models.stvae import STVAE
 from lavin.tasks import REGISTRY
 from lavin.training.cogvideox_baseline import AutoencoderKLCogVideoX
+from tests.test_photos import plane_depth, unit, write_rgbd
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"latent_channels": 4, "block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
@@ -108,6 +109,15 @@ def test_a_lossless_model_reaches_the_codes_own_ceiling_and_a_lossy_one_does_not
 def test_impossible_sizes_are_refused_by_option(arguments, message):
     with pytest.raises(InputError, match=message):
         report.check(*arguments)
+
+
+def test_the_validation_part_of_an_rgbd_video_is_shown_as_clips_too(tmp_path):
+    write_rgbd(tmp_path / "rgbd", [plane_depth(unit(0, 0, 1))] * 80)  # the last 12 frames: 68 to 79
+    shown = report.photo_clips(tmp_path, 16, 3, 5)
+    assert [len(clips) for clips in shown.values()] == [3, 2]
+    reds = [((clip[0].mean((1, 2)) + 1) * 127.5).round().tolist() for clip in shown["rgbd, video"]]
+    assert np.abs(np.array(reds) - [[68, 69, 70, 71, 72], [73, 74, 75, 76, 77]]).max() <= 1
+    assert list(report.photo_clips(tmp_path, 16, 3, 13)) == ["rgbd"]
 
 
 @pytest.mark.parametrize("wrong", ["", "8,", "fast", "0", "8,-1", "inf", "nan"])
