@@ -51,10 +51,28 @@ def unfold(images: Tensor, num_frames: int) -> Tensor:
 
 
 class CausalConv3d(nn.Conv3d):
-    """3D convolution that looks back only: the first frame is repeated before the clip; in space zeros pad evenly."""
+    """3D convolution that looks back only: the first frame is repeated before the clip; in space zeros pad evenly.
+
+    Fresh kernels see the frame itself alone, as 2D ones do, and learn to look back: weights on all frames alike would
+    average them, layer after layer.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
         super().__init__(in_channels, out_channels, kernel_size, padding=(0, kernel_size // 2, kernel_size // 2))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.keep_of_past(0.0)  # what is left varies as much as a fresh 2D kernel of this size
+
+    @torch.no_grad()
+    def keep_of_past(self, share: float) -> None:
+        """Keep this share of the weights on earlier frames, and give the rest to the frame itself.
+
+        With 0 it is what video models call causal inflation. Pictures see the kernel's sum over time, which stays.
+        """
+        past = self.weight[:, :, :-1]
+        self.weight[:, :, -1] += (1 - share) * past.sum(2)
+        past *= share
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         if self.kernel_size[0] == 1 or (frames.count == 1 and frames.history is None):

@@ -63,6 +63,10 @@ class STVAEConfig:
     init: str | None = None
     """Start from this ST-VAE (a bundled model's name, a pipeline folder or an ST-VAE folder) instead of fresh weights;
     it must have the sizes in ``model``."""
+    keep_of_past: float = 1.0
+    """With ``init``: share of their weights on earlier frames that kernels begin with; the rest goes to the frame
+    itself, and pictures stay as they were. Below 1 for models that have seen few clips: pictures alone teach kernels to
+    average frames, since they see the sum over time. 0 is causal inflation."""
     freeze_encoder: bool = False
     """Train the decoder alone: the latents of ``init``, their shift and scale stay as they are, and so a J-DiT that was
     trained on them goes on to fit."""
@@ -75,6 +79,10 @@ class STVAEConfig:
         for key in ("freeze_encoder", "freeze_pictures"):
             if getattr(self, key) and not self.init:
                 raise InputError(f"{key} needs init, the ST-VAE whose latents stay as they are")
+        if not 0 <= self.keep_of_past <= 1:
+            raise InputError(f"keep_of_past is {self.keep_of_past}; it must be at least 0 and at most 1")
+        if self.keep_of_past < 1 and (not self.init or self.freeze_encoder):
+            raise InputError("keep_of_past is for clips learned by the ST-VAE of init, its encoder too")
         if self.freeze_pictures and (self.freeze_encoder or not self.clip_share):
             raise InputError("freeze_pictures is for training on clips: it needs clip_share and no freeze_encoder")
         self.tasks.resolve(self.scenes, self.stream.people_share > 0)

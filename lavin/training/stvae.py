@@ -39,7 +39,7 @@ CODEC_BATCHES = 8
 """Batches that the linear codec is measured on."""
 CODEC_CLIPS = 96
 """Clips, half of them painted labels, that its later frames alone are measured on."""
-STANDING = 0.75
+STANDING = 0.875
 """Share of the channels of later frames that stay the pictures' when clips are learned alone: with fewer the codec's
 blocks are seen, with more less is left for motion."""
 
@@ -70,6 +70,9 @@ def new_model(config: STVAEConfig) -> nn.Module:
         if cls is not STVAE:
             raise InputError("init: model.kind=cogvideox starts from fresh weights; leave it out")
         start_from(model, config.init)
+        for conv in model.modules():
+            if isinstance(conv, CausalConv3d):
+                conv.keep_of_past(config.keep_of_past)
         model.encoder.requires_grad_(not config.freeze_encoder)
         if config.freeze_pictures:
             train_later_frames_alone(model)

@@ -134,6 +134,30 @@ def test_2d_path_has_the_gradient_of_the_3d_one():
     torch.testing.assert_close(found, conv.weight.grad, atol=1e-4, rtol=1e-4)  # float32, sums of 128 squares
 
 
+def test_fresh_kernels_see_the_frame_alone_and_vary_as_2d_ones():
+    conv, flat = CausalConv3d(64, 64), torch.nn.Conv2d(64, 64, 3)
+    assert conv.weight[:, :, :2].abs().max() == 0
+    assert conv.weight.sum(2).std().item() == pytest.approx(flat.weight.std().item(), rel=0.02)
+    clip = random_clip(2, 5)
+    conv = CausalConv3d(3, 4).double()
+    by_frame = torch.stack([conv(frame, Frames(1)) for frame in clip.unbind(2)], dim=2)
+    torch.testing.assert_close(conv.over_time(clip), by_frame, **EXACT)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_keeping_less_of_the_past_blends_into_the_frame_alone(share):
+    looks_back, clip = CausalConv3d(3, 4).double(), random_clip(2, 5)
+    torch.nn.init.normal_(looks_back.weight)
+    blended, alone = copy.deepcopy(looks_back), copy.deepcopy(looks_back)
+    blended.keep_of_past(share)
+    alone.keep_of_past(0.0)
+    assert alone.weight[:, :, :2].abs().max() == 0
+    torch.testing.assert_close(blended.weight.sum(2), looks_back.weight.sum(2), **EXACT)  # what pictures see
+    expected = torch.lerp(alone.over_time(clip), looks_back.over_time(clip), share)
+    torch.testing.assert_close(blended.over_time(clip), expected, **EXACT)
+    assert (alone.over_time(clip) - looks_back.over_time(clip)).abs().mean() > 0.1
+
+
 @pytest.mark.parametrize("frames", range(1, 18))
 def test_any_length_and_odd_sizes_round_trip_in_shape(frames):
     vae = random_vae(block_out_channels=(4, 4, 4, 4))

@@ -104,6 +104,8 @@ def test_decay_may_be_a_share_of_the_run():
     [
         ("freeze_encoder=true", "freeze_encoder needs init"),
         ("freeze_pictures=true", "freeze_pictures needs init"),
+        ("keep_of_past=1.5", "keep_of_past is 1.5; it must be at least 0 and at most 1"),
+        ("keep_of_past=0", "keep_of_past is for clips learned by the ST-VAE of init"),
         ("label_share=1", "label_share is 1.0; it must be at least 0 and below 1"),
         ("crop_sizes=[60]", "crop_sizes has 60; sides are multiples of 8 from 8 to scenes.size=64"),
         ("crop_sizes=[72]", "crop_sizes has 72"),

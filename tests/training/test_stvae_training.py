@@ -9,7 +9,8 @@ from lavin.data.mixture import Pool
 from lavin.data.scenes import Scenes
 from lavin.models.stvae import STVAE
 from lavin.training.config import STVAEConfig, load_config
-from lavin.training.stvae import psnr, train
+from lavin.training.latents import load_stvae
+from lavin.training.stvae import new_model, psnr, train
 from lavin.training.stvae_data import as_clips, as_many_pixels, draw_size, random_parts, training_pictures
 
 
@@ -111,6 +112,16 @@ def test_a_frozen_encoder_keeps_its_latents_while_the_decoder_learns(tmp_path):
     changed = {name for name, value in second.state_dict().items() if not torch.equal(value, first.state_dict()[name])}
     assert changed and all(name.startswith("decoder.") for name in changed)
     assert not torch.equal(second.from_latent(first.to_latent(clip)), first.from_latent(first.to_latent(clip)))
+
+
+def test_a_started_model_keeps_what_it_is_told_of_the_past():
+    overrides = ["init=lavin-tiny", "keep_of_past=0.25"]
+    model = new_model(load_config(STVAEConfig, config_dir() / "stvae/tiny.yaml", overrides))
+    first = load_stvae("lavin-tiny")
+    slices = [vae.decoder.middle.blocks[0].conv1.weight for vae in (first, model)]
+    torch.testing.assert_close(slices[1][:, :, :2], 0.25 * slices[0][:, :, :2])
+    picture = torch.rand(1, 3, 1, 32, 32) * 2 - 1
+    torch.testing.assert_close(model.eval().to_latent(picture), first.to_latent(picture), atol=1e-4, rtol=1e-4)
 
 
 def test_frozen_pictures_stay_as_they_are_while_later_frames_learn(tmp_path):
