@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,6 +98,9 @@ def draw(curves: Curves, title: str, reference: Curves) -> bytes:
                 axes.plot(*zip(*reference[tag], strict=True), style, ms=2, lw=1, color="0.75")
             axes.plot(*zip(*curves[tag], strict=True), style, ms=3, lw=1, label=tag)
         axes.set(xlabel="step", yscale="linear" if panel.endswith("dB") else "log", title=panel)
+        values = [value for tag in tags for _, value in curves[tag]]
+        if (top := top_of(values)) is not None:
+            axes.set(ylim=(0.8 * min(values), top), title=f"{panel} (single steps beyond {top:.2g})")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
     figure.suptitle(title)
@@ -105,6 +109,14 @@ def draw(curves: Curves, title: str, reference: Curves) -> bytes:
     figure.savefig(picture, format="png", dpi=90)
     plt.close(figure)
     return picture.getvalue()
+
+
+def top_of(values: Sequence[float]) -> float | None:
+    """Where a panel ends that a few single steps would flatten: three times what 95 % of its values stay below."""
+    from statistics import quantiles
+
+    usual = quantiles(values, n=20)[-1] if len(values) > 1 else math.inf
+    return 3 * usual if max(values) > 100 * usual > 0 else None
 
 
 def chosen(curves: Curves, names: tuple[str, ...]) -> list[str]:

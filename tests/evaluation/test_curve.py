@@ -49,3 +49,9 @@ def test_mistakes_are_one_line(tmp_path, logs, capsys):
 def test_the_st_vaes_psnr_has_a_panel():
     tags = {f"validation/psnr_{kind}": [(1, 20.0), (2, 25.0)] for kind in ("photos", "labels", "clips")}
     assert curve.chosen(tags, curve.PANELS["validation PSNR, dB"]) == sorted(tags)
+
+
+def test_a_single_step_far_off_does_not_flatten_its_panel():
+    assert curve.top_of([1.0, 2.0] * 50 + [1e5]) == pytest.approx(6)
+    assert curve.top_of([1.0, 2.0] * 50 + [50.0]) is None  # of the curve's own size
+    assert curve.top_of([1.0]) is None
