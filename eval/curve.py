@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import quantiles
 from typing import Annotated, Any
 
 import typer
@@ -113,8 +114,6 @@ def draw(curves: Curves, title: str, reference: Curves) -> bytes:
 
 def top_of(values: Sequence[float]) -> float | None:
     """Where a panel ends that a few single steps would flatten: three times what 95 % of its values stay below."""
-    from statistics import quantiles
-
     usual = quantiles(values, n=20)[-1] if len(values) > 1 else math.inf
     return 3 * usual if max(values) > 100 * usual > 0 else None
 

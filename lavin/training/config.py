@@ -82,7 +82,7 @@ class STVAEConfig:
         if not 0 <= self.keep_of_past <= 1:
             raise InputError(f"keep_of_past is {self.keep_of_past}; it must be at least 0 and at most 1")
         if self.keep_of_past < 1 and (not self.init or self.freeze_encoder):
-            raise InputError("keep_of_past is for clips learned by the ST-VAE of init, its encoder too")
+            raise InputError("keep_of_past needs init, the ST-VAE whose kernels it changes, and no freeze_encoder")
         if self.freeze_pictures and (self.freeze_encoder or not self.clip_share):
             raise InputError("freeze_pictures is for training on clips: it needs clip_share and no freeze_encoder")
         self.tasks.resolve(self.scenes, self.stream.people_share > 0)

@@ -105,7 +105,7 @@ def test_decay_may_be_a_share_of_the_run():
         ("freeze_encoder=true", "freeze_encoder needs init"),
         ("freeze_pictures=true", "freeze_pictures needs init"),
         ("keep_of_past=1.5", "keep_of_past is 1.5; it must be at least 0 and at most 1"),
-        ("keep_of_past=0", "keep_of_past is for clips learned by the ST-VAE of init"),
+        ("keep_of_past=0", "keep_of_past needs init"),
         ("label_share=1", "label_share is 1.0; it must be at least 0 and below 1"),
         ("crop_sizes=[60]", "crop_sizes has 60; sides are multiples of 8 from 8 to scenes.size=64"),
         ("crop_sizes=[72]", "crop_sizes has 72"),
@@ -131,6 +131,12 @@ def test_wrong_values_of_the_st_vaes_training_are_refused_by_name(override, mess
 def test_learning_clips_alone_needs_clips_and_an_encoder_that_learns(other):
     overrides = ["init=lavin-tiny", "clip_share=0.5", "freeze_pictures=true", other]
     with pytest.raises(InputError, match="needs clip_share and no freeze_encoder"):
+        load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", overrides)
+
+
+def test_a_frozen_encoder_keeps_all_of_the_past():
+    overrides = ["init=lavin-tiny", "keep_of_past=0.5", "freeze_encoder=true"]
+    with pytest.raises(InputError, match=r"keep_of_past needs .* no freeze_encoder"):
         load_config(STVAEConfig, config_dir() / "stvae/debug.yaml", overrides)
 
 
